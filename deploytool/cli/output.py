@@ -1,0 +1,55 @@
+"""How results reach people and programs: stdout carries the result, stderr progress and logs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+
+def emit(document: Any) -> None:
+    """Print one JSON document on stdout."""
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def say(line: str = "") -> None:
+    """One line of the result, on stdout."""
+    sys.stdout.write(line + "\n")
+
+
+def note(line: str) -> None:
+    """One line of progress or advice, on stderr."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[str] = ()) -> None:
+    """A plain aligned table on stdout; `right` names the columns set flush right. None prints as a dash."""
+    texts = [[_cell(value) for value in row] for row in rows]
+    widths = [
+        max([len(column), *(_width(row[index]) for row in texts)]) for index, column in enumerate(columns)
+    ]
+    for row in [list(columns), *texts]:
+        cells = []
+        for column, width, text in zip(columns, widths, row, strict=True):
+            gap = " " * (width - _width(text))
+            cells.append(gap + text if column in right else text + gap)
+        say("  ".join(cells).rstrip())
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    return str(value)
+
+
+def _width(text: str) -> int:
+    """Columns on a terminal: wide characters take two."""
+    import unicodedata
+
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
