@@ -1,12 +1,11 @@
 """From model + hardware + overrides to a Plan. Pure: no file, no network, no GPU is touched here.
 
-Every setting is resolved by precedence: flag > DEPLOYTOOL_* variable > deployment file > hardware profile >
-model card > default; the plan keeps where each value came from.
+Settings are resolved in `settings`; `choices` holds what all engines decide alike (dtype, tensor parallelism,
+which engine). Here are the documents that an engine takes and gives, and what an engine is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 
 from pydantic import Field
@@ -14,21 +13,14 @@ from pydantic import Field
 from deploytool.hardware import HardwareProfile, Scalar
 from deploytool.launch import LaunchSpec
 from deploytool.memory import MemoryEstimate
+from deploytool.memory.measured import Measured
 from deploytool.models import EngineSupport, ModelCard
 from deploytool.schema import Document
+from deploytool.settings import Origin as Origin
+from deploytool.settings import Setting as Setting
+from deploytool.settings import Value as Value
 
-Origin = Literal[
-    "flag", "environment", "deployment file", "hardware profile", "model card", "default", "computed"
-]
-
-
-class Value(Document):
-    """One resolved setting and where it came from; `why` explains a computed one."""
-
-    name: str
-    value: Scalar | None
-    origin: Origin
-    why: str = ""
+AUTO = "auto"
 
 
 class PlanRequest(Document):
@@ -39,9 +31,20 @@ class PlanRequest(Document):
     environment: dict[str, Scalar] = Field(default_factory=dict)
     deployment_file: dict[str, Scalar] = Field(default_factory=dict)
     model_path: str | None = Field(default=None, description="folder of the files, where they were found")
+    weights_bytes: int | None = Field(default=None, description="of the files, where they were found")
+    parameters: int | None = Field(default=None, description="counted in the headers of the files")
+    engine_version: str | None = Field(default=None, description="installed; None: not installed here")
+    measured: tuple[Measured, ...] = Field(
+        default=(), description="of this model, engine and version on this card"
+    )
     with_key: bool = Field(default=False, description="an API key will be enforced")
     free_mib: float | None = Field(default=None, description="free now on the smallest chosen card, by NVML")
+    free_from: str = Field(default="free now (NVML)", description="where `free_mib` was read")
     gpus: int | None = Field(default=None, description="cards of the profile present or asked for")
+    cpus: int | None = Field(default=None, description="processor cores that a server may compute on")
+    elsewhere: dict[str, str] = Field(
+        default_factory=dict, description="settings of the other engines -> the engine that has it"
+    )
 
 
 class Plan(Document):
@@ -58,6 +61,12 @@ class Plan(Document):
     warnings: tuple[str, ...] = ()
     suggestions: tuple[str, ...] = Field(default=(), description="what would fit, where this does not")
 
+    @property
+    def cards(self) -> int:
+        """Cards that the server takes: those that share a copy of the model, times the copies."""
+        copies = next((entry.value for entry in self.values if entry.name == "data_parallel"), None)
+        return self.tensor_parallel * (copies if isinstance(copies, int) else 1)
+
     def value(self, name: str) -> Scalar | None:
         """The resolved setting `name`; KeyError where the engine has no such setting."""
         for entry in self.values:
@@ -73,6 +82,7 @@ class Plan(Document):
             "engine": self.engine,
             "dtype": self.dtype,
             "tensor_parallel": self.tensor_parallel,
+            "cards": self.cards,
             "argv": list(self.launch.argv),
             "env": dict(self.launch.env),
             "command": self.launch.command(),
@@ -83,35 +93,35 @@ class Plan(Document):
         }
 
 
+CauseName = Literal[
+    "out_of_memory",
+    "port",
+    "driver",
+    "compute_capability",
+    "gated_model",
+    "missing_model",
+    "offline",
+    "remote_code",
+    "missing_package",
+    "bad_flag",
+    "unknown",
+]
+
+
 class Cause(Document):
     """Why a start failed, read off the engine's log, and the one mend."""
 
-    name: Literal[
-        "out_of_memory",
-        "port",
-        "driver",
-        "compute_capability",
-        "gated_model",
-        "missing_model",
-        "offline",
-        "remote_code",
-        "missing_package",
-        "bad_flag",
-        "unknown",
-    ]
+    name: CauseName
     message: str
     hint: str
 
 
-class Setting(Document):
-    """A setting that an engine knows: what `--set NAME=VALUE` accepts."""
+class EngineImage(Document):
+    """The container image of an engine for some hardware, and what to know of it."""
 
     name: str
-    type: Literal["str", "int", "float", "bool"]
-    help: str
-    choices: tuple[str, ...] = ()
-    minimum: float | None = None
-    default: Scalar | None = None
+    version: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class Engine(Protocol):
@@ -119,13 +129,27 @@ class Engine(Protocol):
 
     name: str
     extra: str
+    versions: tuple[str, ...]  # those whose flags, defaults and log lines this module knows
     settings: tuple[Setting, ...]
+    hazards: tuple[str, ...]  # what ends or endangers a server of this engine: said by `status`
 
     def support(self, card: ModelCard) -> EngineSupport:
         """Whether this engine computes the model's vectors correctly, by its card or its architecture."""
 
+    def refuses(self, hardware: HardwareProfile) -> str | None:
+        """Why the engine cannot run on this hardware at all, None where it can."""
+
     def plan(self, card: ModelCard, hardware: HardwareProfile, request: PlanRequest) -> Plan:
-        """Settings, memory and launch; raises DoesNotFit, Incompatible or BadInput."""
+        """Settings, memory and launch; raises Incompatible or BadInput.
+
+        What does not fit comes back with that verdict, so that it can be shown; `plans.prepare` raises.
+        """
+
+    def image(self, hardware: HardwareProfile, driver: str | None) -> EngineImage:
+        """Its container image for this hardware; `driver`: version of the NVIDIA driver, None: unknown.
+
+        Incompatible where no image runs there.
+        """
 
     def installed(self) -> str | None:
         """Version of the engine where its program can be started, else None. Touches the file system."""
@@ -135,11 +159,3 @@ class Engine(Protocol):
 
     def diagnose(self, log_tail: str) -> Cause | None:
         """The classified cause of a failed start, None where the log says nothing known."""
-
-
-def describe(values: Mapping[str, Value]) -> list[str]:
-    """Lines `name = value (origin: why)` for people."""
-    return [
-        f"{value.name} = {value.value} ({value.origin}{': ' + value.why if value.why else ''})"
-        for value in values.values()
-    ]

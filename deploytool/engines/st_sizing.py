@@ -1,0 +1,93 @@
+"""How much memory the SentenceTransformers server takes: its largest forward pass, chosen so that it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from deploytool.engines import sizes
+from deploytool.memory import (
+    CPU_CONTEXT,
+    GPU_CONTEXT,
+    FitVerdict,
+    MemoryEstimate,
+    Range,
+    activations,
+    attention_mask,
+    judge,
+    torch_parts,
+)
+from deploytool.models import ModelCard
+from deploytool.settings import Resolver
+
+GPU_BATCH_TOKENS, CPU_BATCH_TOKENS, SMALLEST_BATCH_TOKENS = 16384, 8192, 1024
+
+
+def size(
+    values: Resolver, card: ModelCard, basis: sizes.Basis, on_cpu: bool, warnings: list[str]
+) -> MemoryEstimate:
+    """Choose the longest text and the tokens of one forward pass: the most that fits, else the least."""
+    context = CPU_CONTEXT if on_cpu else GPU_CONTEXT
+    batch = values.given("batch")
+    fixed = values.given("max_batch_tokens")
+    largest = CPU_BATCH_TOKENS if on_cpu else GPU_BATCH_TOKENS
+
+    def budgets(longest: int) -> list[int]:
+        if fixed is not None:
+            return [int(str(fixed.value))]
+        if batch is not None:
+            return [int(str(batch.value)) * longest]
+        steps = [largest]
+        while steps[-1] > SMALLEST_BATCH_TOKENS:
+            steps.append(steps[-1] // 2)
+        return list(dict.fromkeys(max(step, longest) for step in steps))
+
+    def parts(longest: int, tokens: int) -> tuple[Range, Range]:
+        padded = max(tokens, longest)
+        work = activations(basis.arch, basis.dtype, tokens=padded).plus(
+            attention_mask(tokens=padded, longest=longest)
+        )
+        return torch_parts(basis.weights(), work, context)
+
+    def need(longest: int, tokens: int) -> Range:
+        return basis.need(*parts(longest, tokens))
+
+    longest, tokens = first_that_fits(
+        [(length, budget) for length in sizes.lengths(values, card) for budget in budgets(length)],
+        lambda length, budget: judge(need(length, budget), basis.available_mib),
+    )
+    rest, work = parts(longest, tokens)
+    sizes.explain_length(values, card, longest)
+    if judge(need(longest, tokens), basis.available_mib) != "does_not_fit":
+        sizes.note_shortened(values, card, longest, warnings)
+    why = (
+        f"{batch.value} texts of {longest} tokens" if batch is not None else "keeps the device busy, and fits"
+    )
+    values.resolve("max_batch_tokens", tokens, why)
+    values.resolve("batch", max(tokens // longest, 1), "texts of the longest length in one forward pass")
+    weights = basis.weights()
+    made = sizes.Parts(
+        weights=weights,
+        pool=None,
+        rest=rest,
+        work=work,
+        context=context.expected,
+        beside_weights=rest.expected - weights - context.expected,
+    )
+    return sizes.estimate(made, basis)
+
+
+def first_that_fits(
+    tries: Sequence[tuple[int, int]], judged: Callable[[int, int], FitVerdict]
+) -> tuple[int, int]:
+    """The first (length, tokens) that fits; a tight one of a longer text beats one that fits a shorter."""
+    tight: tuple[int, int] | None = None
+    for length, tokens in tries:
+        if tight is not None and length < tight[0]:
+            break
+        verdict = judged(length, tokens)
+        if verdict in ("fits", "unknown"):
+            return length, tokens
+        if verdict == "tight":
+            # The fewest tokens of this length: nearest to fitting.
+            tight = length, tokens
+    return tight or tries[-1]
