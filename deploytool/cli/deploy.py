@@ -1,0 +1,191 @@
+"""`ps`, `status`, `logs`, `stop`, `restart`, `down`: deployments that are there, as they really are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from deploytool.cli.output import emit, note, say
+
+if TYPE_CHECKING:
+    from deploytool.records import Deployment
+    from deploytool.store import Store
+
+Name = Annotated[str, typer.Argument(help="The deployment's name.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Wait = Annotated[
+    float | None,
+    typer.Option(
+        "--wait", metavar="SECONDS", min=0.1, help="How long to wait for readiness (default: the engine's)."
+    ),
+]
+NoSmoke = Annotated[bool, typer.Option("--no-smoke", help="Prove the vectors only; skip the smoke checks.")]
+
+
+def ps(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list.")] = False,
+) -> None:
+    """List deployments with their true state: starting, ready, unhealthy, stopped or died, and why."""
+    from deploytool.cli.deploy_view import show_table
+    from deploytool.deployment import refresh
+    from deploytool.store import Store
+
+    with Store() as store:
+        deployments = refresh(store)
+        if as_json:
+            emit([deployment.public() for deployment in deployments])
+        elif deployments:
+            show_table(deployments)
+        else:
+            say("nothing is deployed: `deploytool up MODEL --profile PROFILE` brings a model up")
+        _tell_strays(store)
+
+
+def _tell_strays(store: Store) -> None:
+    from deploytool.deployment import strays
+
+    for _, stray in strays(store):
+        note(f"without a record: {stray.what}, of deployment {stray.id}; `deploytool down --all` ends it")
+
+
+def status(name: Name, as_json: Json = False) -> None:
+    """Show one deployment in full: health, memory now, the command, its log's place, warnings."""
+    from deploytool.cli.deploy_view import show_status
+    from deploytool.deployment import refresh_one
+    from deploytool.store import Store
+
+    with Store() as store:
+        deployment = refresh_one(name, store)
+        document = _document(deployment, store)
+    if as_json:
+        emit(document)
+    else:
+        show_status(document)
+
+
+def _document(deployment: Deployment, store: Store) -> dict[str, Any]:
+    """Everything that is known: the public document, then what only `status` tells."""
+    from deploytool.cli.deploy_view import uptime_s
+    from deploytool.deployment import memory_now
+    from deploytool.engines import engine
+    from deploytool.probes import alive
+    from deploytool.runtimes import runtime
+
+    launch, served_by = deployment.launch, runtime(deployment.runtime)
+    running = deployment.state not in ("stopped", "died")
+    health = None
+    if running:
+        probe = alive(launch.url, launch.readiness.path, launch.readiness.probe_timeout_s)
+        health = f"{launch.readiness.path} {probe.reason}"
+    memory = {**deployment.memory, **(memory_now(deployment) if running else {})}
+    seconds = uptime_s(deployment)
+    warnings = [*deployment.plan.get("warnings", []), *engine(deployment.engine).hazards]
+    return {
+        **deployment.public(),
+        "memory": memory,
+        "health": health,
+        "created_at": deployment.created_at,
+        "ready_at": deployment.ready_at,
+        "up_s": None if seconds is None else round(seconds, 1),
+        "dtype": deployment.plan.get("dtype"),
+        "served_as": launch.model,
+        "dimensions": deployment.dimensions,
+        "gpus": list(launch.devices),
+        "key": deployment.key_source,
+        "exit_status": deployment.exit_status,
+        "log": served_by.log_place(deployment, store.folder / "deployments" / deployment.id),
+        "command": served_by.command(deployment),
+        "warnings": warnings,
+    }
+
+
+def logs(
+    name: Name,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with every new line until the server is gone.")
+    ] = False,
+    lines: Annotated[
+        int | None,
+        typer.Option(
+            "--lines", "-n", metavar="N", min=0, help="The last N lines (default: all; 20 with -f)."
+        ),
+    ] = None,
+) -> None:
+    """Print a deployment's log; -f follows it."""
+    import sys
+
+    from deploytool.deployment import log_lines
+    from deploytool.store import Store
+
+    last = 20 if follow and lines is None else lines
+    with Store() as store:
+        try:
+            for line in log_lines(name, store, last=last, follow=follow):
+                say(line)
+                if follow:
+                    sys.stdout.flush()
+        except KeyboardInterrupt:
+            # Ctrl-C is how one ends following: no error.
+            if not follow:
+                raise
+
+
+def stop(name: Name, as_json: Json = False) -> None:
+    """Stop a deployment and keep its record: `restart` brings it up again."""
+    from deploytool import deployment as deployments
+    from deploytool.store import Store
+
+    with Store() as store:
+        before = deployments.refresh_one(name, store)
+        stopped = deployments.stop(name, store)
+    if as_json:
+        emit(stopped.public())
+    elif before.state in ("stopped", "died"):
+        say(f"{name}: was {before.state} already")
+    else:
+        say(f"{name}: stopped")
+
+
+def restart(name: Name, wait: Wait = None, no_smoke: NoSmoke = False, as_json: Json = False) -> None:
+    """Stop a deployment and bring it up again as it was."""
+    from deploytool import deployment as deployments
+    from deploytool.cli.deploy_view import Narrator, show_ready
+    from deploytool.store import Store
+
+    narrator = Narrator()
+    with Store() as store:
+        deployments.refresh_one(name, store)
+        try:
+            deployment = deployments.restart(
+                name, store, narrator.line, wait_s=wait, smoke=not no_smoke, tick=narrator.tick
+            )
+        finally:
+            narrator.clear()
+    if as_json:
+        emit(deployment.public())
+    else:
+        show_ready(deployment)
+
+
+def down(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Deployments to take down.")
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All of them, and whatever a crash left running.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list of lines.")] = False,
+) -> None:
+    """Take deployments down and forget them. One that is gone already is no error."""
+    from deploytool import deployment as deployments
+    from deploytool.store import Store
+
+    with Store() as store:
+        deployments.refresh(store)
+        lines = deployments.down(names or [], store, note, everything=everything)
+    if as_json:
+        emit(lines)
+        return
+    for line in lines or ["nothing was there to take down"]:
+        say(line)

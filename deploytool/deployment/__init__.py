@@ -1,0 +1,56 @@
+"""Deployments: bring one up, know what became of all of them, stop, restart, take down, read the log.
+
+up       reserve name and port -> start -> wait -> prove -> ready; cleaned up where any of that fails
+refresh  what is really there, whoever was killed: every command that reads deployments begins with it
+
+The names are imported when they are used: `ps` needs little of this and is to answer at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deploytool.deployment.bring_up import UpOptions, restart, up
+    from deploytool.deployment.ending import down, stop
+    from deploytool.deployment.keys import Key, given_key
+    from deploytool.deployment.logs import log_lines
+    from deploytool.deployment.measured import memory_now
+    from deploytool.deployment.refreshing import refresh, refresh_one, strays
+
+__all__ = [
+    "Key",
+    "UpOptions",
+    "down",
+    "given_key",
+    "log_lines",
+    "memory_now",
+    "refresh",
+    "refresh_one",
+    "restart",
+    "stop",
+    "strays",
+    "up",
+]
+
+_MODULES = {
+    "Key": "keys",
+    "UpOptions": "bring_up",
+    "down": "ending",
+    "given_key": "keys",
+    "log_lines": "logs",
+    "memory_now": "measured",
+    "refresh": "refreshing",
+    "refresh_one": "refreshing",
+    "restart": "bring_up",
+    "stop": "ending",
+    "strays": "refreshing",
+    "up": "bring_up",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

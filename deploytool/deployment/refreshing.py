@@ -1,0 +1,146 @@
+"""The true state of every deployment, whoever was killed: what is there is looked at, never assumed.
+
+What can be found, and what becomes of it:
+
+    its `up` is at work                        left alone
+    alive, answers                             ready (an orphaned start is proven first, and adopted)
+    alive, does not answer                     unhealthy; an orphaned start: starting, with what to do
+    gone                                       died, with why; where a stop was asked for: stopped
+    pid used by a stranger now                 died; the stranger is named and never touched
+    marked processes without a record          strays: named by `ps`, ended by `down --all`
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from deploytool.errors import DeploytoolError
+from deploytool.identity import is_alive
+from deploytool.records import Deployment, DeploymentState
+from deploytool.runtimes import RUNTIMES, Observation, Stray, runtime
+from deploytool.store import Store, now
+
+if TYPE_CHECKING:
+    from deploytool.probes import Probe
+
+LOOKERS = 16
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What was seen of one deployment."""
+
+    observation: Observation
+    state: DeploymentState
+    reason: str | None
+
+
+def refresh(store: Store) -> list[Deployment]:
+    """Look at all deployments at once, write down what changed, return them as they are."""
+    deployments = store.deployments()
+    if not deployments:
+        return []
+    with ThreadPoolExecutor(max_workers=min(LOOKERS, len(deployments))) as pool:
+        truths = list(pool.map(lambda one: look(one, store), deployments))
+    mended = [_write(*pair, store) for pair in zip(deployments, truths, strict=True)]
+    return [deployment for deployment in mended if deployment is not None]
+
+
+def refresh_one(name: str, store: Store) -> Deployment:
+    """The same for one deployment; UnknownName where there is none."""
+    deployment = store.deployment(name)
+    return _write(deployment, look(deployment, store), store) or store.deployment(name)
+
+
+def strays(store: Store) -> list[tuple[str, Stray]]:
+    """Whatever carries the mark of this state folder and has no record, with the runtime that found it."""
+    known = {deployment.id for deployment in store.deployments()}
+    return [(name, stray) for name, one in RUNTIMES.items() for stray in one.strays(store.folder, known)]
+
+
+def look(deployment: Deployment, store: Store) -> Truth:
+    """See one deployment as it is. Reads only; may be called from any thread."""
+    folder = store.folder / "deployments" / deployment.id
+    seen = runtime(deployment.runtime).observe(deployment, folder)
+    if is_alive(deployment.owner):
+        return Truth(seen, deployment.state, deployment.reason)
+    if not seen.alive:
+        return Truth(seen, *_gone(deployment, seen))
+    if deployment.wanted == "stopped":
+        return Truth(seen, "unhealthy", f"a stop was cut off: `deploytool stop {deployment.name}` again")
+    return Truth(seen, *_alive(deployment, seen))
+
+
+def _gone(deployment: Deployment, seen: Observation) -> tuple[DeploymentState, str]:
+    reason = seen.reason or "gone"
+    if seen.leftovers:
+        pids = ", ".join(map(str, seen.leftovers))
+        reason += f"; processes of it are left (pid {pids}): `deploytool down {deployment.name}` ends them"
+    if deployment.wanted == "stopped":
+        asked = deployment.state == "stopped" and deployment.reason and not seen.leftovers
+        return "stopped", deployment.reason if asked and deployment.reason else f"stopped: {reason}"
+    if deployment.state == "died" and deployment.reason and not seen.leftovers:
+        return "died", deployment.reason
+    if deployment.state == "starting":
+        reason = f"its `up` was killed, and so: {reason}" if seen.running is None else reason
+    return "died", reason
+
+
+def _alive(deployment: Deployment, seen: Observation) -> tuple[DeploymentState, str | None]:
+    from deploytool.probes.liveness import alive
+
+    readiness = deployment.launch.readiness
+    probe = alive(deployment.launch.url, readiness.path, readiness.probe_timeout_s)
+    if deployment.state == "starting":
+        return _orphaned_start(deployment, probe)
+    if deployment.ready_at is None:
+        # Kept although its proof failed: that it answers makes it no better.
+        return "unhealthy", deployment.reason
+    if probe.ok:
+        return "ready", seen.reason
+    odd = f"{seen.reason}; " if seen.reason else ""
+    return "unhealthy", f"{odd}{readiness.path}: {probe.reason}; see `deploytool logs {deployment.name}`"
+
+
+def _orphaned_start(deployment: Deployment, probe: Probe) -> tuple[DeploymentState, str | None]:
+    """Its `up` was killed, the server lives: ready once it answers and its vectors are proven."""
+    down = f"or `deploytool down {deployment.name}`"
+    if not probe.ok:
+        return "starting", f"its `up` was killed, the server still loads ({probe.reason}): wait, {down}"
+    from deploytool.deployment.proof import proven
+
+    try:
+        proven(deployment, os.environ)
+    except DeploytoolError as error:
+        if error.exit_code == 2:
+            return "starting", f"its `up` was killed, and it cannot be proven: {error.message}; mend, {down}"
+        return "unhealthy", f"its `up` was killed, and it is not right: {error.message}; {down}"
+    return "ready", None
+
+
+def _write(deployment: Deployment, truth: Truth, store: Store) -> Deployment | None:
+    """Store what was seen, unless another command wrote meanwhile; None where it was forgotten."""
+    if is_alive(deployment.owner):
+        return deployment
+    seen = truth.observation
+    before = deployment.model_dump_json()
+
+    def apply(record: Deployment) -> None:
+        if record.model_dump_json() != before:
+            return
+        if truth.state == "ready" and record.state == "starting":
+            record.ready_at = now()
+        record.state, record.reason, record.owner = truth.state, truth.reason, None
+        record.exit_status = seen.exit_status
+        if seen.running is not None and seen.alive:
+            record.process, record.supervisor = seen.running.process, seen.running.supervisor
+            record.container = seen.running.container
+
+    after = deployment.model_copy(deep=True)
+    apply(after)
+    if after.model_dump_json() == before:
+        return deployment
+    return store.change(deployment.id, apply)
