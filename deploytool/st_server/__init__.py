@@ -1,0 +1,18 @@
+"""The SentenceTransformers server: OpenAI's embeddings API with batching across clients.
+
+A program of its own (`python -m deploytool.st_server --help`): it is started, never imported, and imports
+nothing of deploytool but itself.
+
+    __main__   the process: socket first, model in the background, signals, exit codes
+    config     the command line -> Config
+    service    what the server is doing: loading, ready, stopping, failed
+    app        the only HTTP (Starlette)
+    schema     request bytes -> EmbeddingRequest       vectors     float32 rows -> response bytes
+    tokens     texts -> token ids (no torch)           auth        the API key
+    batcher    queue, lanes, delivery                  packing     which texts share a forward (pure)
+    jobs       one request's texts and its one answer
+    metrics    Prometheus                              errors      what clients and launchers are told
+    model_folder  the model's files, before anything is loaded
+    lifecycle  uvicorn, the loading thread, signals    stages      lines on stderr for launchers
+    backends/  the only torch; onnx and openvino would each be one more module
+"""

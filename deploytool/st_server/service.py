@@ -1,0 +1,255 @@
+"""What the server is doing: loading, ready, stopping or failed; and the way of a request through it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from deploytool.st_server import model_folder, prompts
+from deploytool.st_server import vectors as encoding
+from deploytool.st_server.backends import choice
+from deploytool.st_server.backends.base import Backend, ModelInfo
+from deploytool.st_server.batcher import Batcher
+from deploytool.st_server.config import Config
+from deploytool.st_server.errors import (
+    DeviceLost,
+    RequestError,
+    bad_request,
+    overloaded,
+    unavailable,
+)
+from deploytool.st_server.jobs import Job, QueueFull, Stopped, result
+from deploytool.st_server.metrics import Metrics
+from deploytool.st_server.schema import EmbeddingRequest, parse
+from deploytool.st_server.stages import say
+
+State = Literal["loading", "ready", "stopping", "failed"]
+Result = TypeVar("Result")
+
+# Work of about this size takes a millisecond: smaller work is done on the event loop, larger in a thread.
+INLINE_BODY_BYTES = 16_384
+INLINE_NUMBERS = 16_384
+
+
+class ClientGone(Exception):
+    """Nobody waits for this answer any more."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A checked request as token ids."""
+
+    request: EmbeddingRequest
+    ids: list[list[int]]
+
+    @property
+    def tokens(self) -> int:
+        return sum(map(len, self.ids))
+
+
+class Service:
+    """One model being served. `load` runs in a thread of its own; the rest on the event loop."""
+
+    def __init__(self, config: Config, metrics: Metrics, on_lost: Callable[[DeviceLost], None]) -> None:
+        self.config = config
+        self.metrics = metrics
+        self.state: State = "loading"
+        self.stage = "starting"
+        self.active = 0  # embedding requests read in full and not answered
+        self.created = int(time.time())
+        self._on_lost = on_lost
+        self._backend: Backend | None = None
+        self._prompts = prompts.Prompts({})
+        self._batcher: Batcher | None = None
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="prepare")
+        metrics.queue_texts.set_function(lambda: self._batcher.waiting if self._batcher else 0)
+        metrics.unanswered.set_function(lambda: self._batcher.unanswered if self._batcher else 0)
+        metrics.budget.set_function(lambda: self._batcher.budget if self._batcher else 0)
+
+    def load(self) -> None:
+        """Load, prove and warm up the model. Raises StartError."""
+        folder = model_folder.locate(self.config, self._enter)
+        self._prompts = prompts.read(folder, self.config)
+        backend = choice.load(self.config, folder, self._enter)
+        self._enter("warming up")
+        limits = backend.warm_up()
+        info = backend.info
+        batcher = Batcher(
+            backend.embed,
+            self.metrics,
+            limits=limits,
+            max_waiting=self.config.max_queue,
+            lanes=backend.lanes,
+            on_lost=self._on_lost,
+        )
+        batcher.start()
+        # A collection over all that torch made takes 100 ms and more: keep it out of the requests.
+        gc.collect()
+        gc.freeze()
+        self._backend, self._batcher = backend, batcher
+        self.metrics.describe(
+            name=self.config.served_name, model=info.model, backend=info.backend, dtype=info.dtype,
+            device=info.device, dimensions=str(info.dimensions), max_length=str(info.max_length),
+        )  # fmt: skip
+        say(
+            f"note: {info.dimensions} dimensions, {info.max_length} tokens per text, {info.dtype} on "
+            f"{info.device}, {backend.lanes} lanes, {limits.budget} tokens per forward"
+        )
+        if self.state == "loading":
+            self.state = "ready"
+            self.metrics.ready(True)
+            self._enter("ready")
+
+    def begin_stop(self) -> None:
+        """Take no new requests; those inside go on."""
+        if self.state != "failed":
+            self.state = "stopping"
+        self.metrics.ready(False)
+
+    @property
+    def idle(self) -> bool:
+        return self.active == 0
+
+    def finish(self) -> bool:
+        """Answer what is left with 503 and end the lanes; False where one still computes."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._batcher is None:
+            return True
+        self._batcher.stop()
+        return self._batcher.join(1.0)
+
+    def abort(self) -> None:
+        """Answer every open request with 503 now."""
+        if self._batcher is not None:
+            self._batcher.stop()
+
+    def info(self) -> ModelInfo:
+        """Raises RequestError (503) while there is no model yet."""
+        if self._backend is None:
+            raise unavailable(f"the model is not loaded yet ({self.stage})", code="loading")
+        return self._backend.info
+
+    def check_admission(self) -> None:
+        """Raises RequestError: 503 unless ready, 429 where the queue is full."""
+        if self.state != "ready" or self._batcher is None:
+            words = {
+                "loading": f"the model is not loaded yet ({self.stage})",
+                "ready": "",
+                "failed": "the server failed",
+            }
+            raise unavailable(words.get(self.state, "the server is stopping"), code=self.state)
+        try:
+            self._batcher.check_room()
+        except QueueFull as full:
+            raise overloaded(f"{full}; try again later", full.retry_after_s) from full
+
+    async def prepare(self, body: bytes) -> Prepared:
+        """Raises RequestError (400, 404)."""
+        if len(body) <= INLINE_BODY_BYTES:
+            return self._prepare(body)
+        return await self._in_thread(lambda: self._prepare(body))
+
+    async def compute(self, prepared: Prepared, gone: Callable[[], Awaitable[object]]) -> encoding.Vectors:
+        """Vectors in the order of the texts. `gone` returns when the client has left.
+
+        Raises RequestError or ClientGone.
+        """
+        assert self._batcher is not None  # noqa: S101 - check_admission came first
+        loop = asyncio.get_running_loop()
+        answered: asyncio.Future[None] = loop.create_future()
+
+        def resolve() -> None:
+            if not answered.done():
+                answered.set_result(None)
+
+        def on_done(job: Job) -> None:
+            del job
+            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits
+                loop.call_soon_threadsafe(resolve)
+
+        job = Job(prepared.ids, on_done)
+        try:
+            self._batcher.submit(job)
+        except QueueFull as full:
+            raise overloaded(f"{full}; try again later", full.retry_after_s) from full
+        except Stopped as stopped:
+            raise unavailable("the server is stopping", code="stopping") from stopped
+        watcher = asyncio.ensure_future(gone())
+        try:
+            await asyncio.wait((answered, watcher), return_when=asyncio.FIRST_COMPLETED)
+            if not answered.done():
+                raise ClientGone
+        finally:
+            watcher.cancel()
+            if not answered.done():
+                self._batcher.abandon(job)
+        return result(job)
+
+    async def answer(self, prepared: Prepared, vectors: encoding.Vectors) -> bytes:
+        """The body of the response."""
+        request = prepared.request
+
+        def write() -> bytes:
+            rows = encoding.cut(vectors, request.dimensions)
+            return encoding.response(
+                encoding.unit(rows) if request.normalize else rows,
+                model=self.config.served_name,
+                prompt_tokens=prepared.tokens,
+                as_base64=request.as_base64,
+            )
+
+        return write() if vectors.size <= INLINE_NUMBERS else await self._in_thread(write)
+
+    def _prepare(self, body: bytes) -> Prepared:
+        backend = self._backend
+        assert backend is not None  # noqa: S101 - check_admission came first
+        request = parse(body, max_texts=self.config.max_texts)
+        if request.model not in (self.config.served_name, self.config.model):
+            raise RequestError(
+                404,
+                f"the model {request.model[:200]!r} is not served here; this is {self.config.served_name!r}",
+                param="model",
+                code="model_not_found",
+            )
+        self._check_dimensions(request.dimensions, backend.info.dimensions)
+        if request.normalize is False and backend.info.normalized:
+            raise bad_request(
+                "this model's vectors always have length 1", param="normalize", code="always_normalized"
+            )
+        prompt = self._prompts.choose(request.input_type, request.prompt_name)
+        if request.texts is not None:
+            ids = backend.tokenizer.encode(request.texts, truncate=request.truncate, prompt=prompt)
+        else:
+            ids = backend.tokenizer.check(request.ids or [], truncate=request.truncate)
+        return Prepared(request, ids)
+
+    def _check_dimensions(self, wanted: int | None, full: int) -> None:
+        if wanted is None or wanted == full:
+            return
+        sizes = self.config.matryoshka
+        if sizes is not None and wanted < full and sizes.allows(wanted):
+            return
+        known = (
+            f"{sizes}, and the full {full}" if sizes else f"{full} only: the model is not a Matryoshka one"
+        )
+        raise bad_request(
+            f"dimensions must be one of: {known}", param="dimensions", code="invalid_dimensions"
+        )
+
+    async def _in_thread(self, work: Callable[[], Result]) -> Result:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        except RuntimeError as error:
+            if self.state == "ready":
+                raise
+            raise unavailable("the server is stopping", code="stopping") from error
+
+    def _enter(self, stage: str) -> None:
+        self.stage = stage
+        say(f"stage: {stage}")
