@@ -1,0 +1,1 @@
+"""OpenAI's embeddings API as data: addresses, answers, errors. Pure: nothing here opens a connection."""
