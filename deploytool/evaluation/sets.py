@@ -1,0 +1,31 @@
+"""Data sets by the name that a person gives: a BEIR folder, `stdlib`, or `mteb:NAME`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deploytool.errors import BadInput
+from deploytool.retrieval.datasets import Dataset, read_beir
+
+STDLIB = "stdlib"
+MTEB = "mteb:"
+
+
+def open_dataset(name: str, split: str = "test") -> Dataset:
+    """InvalidFile with every problem, BadInput, UnknownName of a split, NotAvailable."""
+    if name == STDLIB:
+        from deploytool.retrieval.stdlib_code import stdlib_code
+
+        return stdlib_code()
+    if name.startswith(MTEB):
+        from deploytool.retrieval.mteb_sets import mteb_dataset
+
+        return mteb_dataset(name.removeprefix(MTEB), split)
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise BadInput(
+            f"there is no data set {name}: no such folder",
+            hint="give a folder in BEIR's layout (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv), `stdlib`, "
+            "or mteb:NAME",
+        )
+    return read_beir(folder.resolve(), split)
