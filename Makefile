@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format test-engines clean
+.PHONY: help setup demo test test-slow lint format test-engines bench-cli bench-server bench-capacity bench-client clean bench-quality
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,7 +25,31 @@ demo: setup ## Bring the packaged MiniLM up, prove it, load it, report, take it 
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh demo.sh
 
 test: setup lint ## Lint, type-check and run the test suite
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not engines and not slow"
+
+test-slow: setup ## Run the tests that are slow or want the machine for themselves, one by one
+	@$(BIN)/python -m pytest -q -m "slow and not engines"
+
+test-engines: setup ## Run the tests against real engines (installs docker.io and SGLang for the CPU, 2.8 GB, once)
+	@bash tests/engines/docker/setup.sh
+	@bash tests/engines/sglang/setup.sh .engines/sglang
+	@DEPLOYTOOL_SGLANG_VENV="$(CURDIR)/.engines/sglang" $(BIN)/python -m pytest -q -m engines
+
+bench-server: setup ## The SentenceTransformers server beside its offline limit and a hand-written one (4 minutes)
+	@$(BIN)/python benchmarks/server.py
+
+bench-cli: setup ## How long --help, ps and plan take beside a bare interpreter
+	@$(BIN)/python benchmarks/cli_start.py
+
+bench-quality: setup ## Published retrieval figures, reproduced: make bench-quality BEIR=FOLDER-OF-SETS
+	@test -n "$(BEIR)" || { echo "say where the sets are: make bench-quality BEIR=FOLDER" >&2; exit 2; }
+	@$(BIN)/python benchmarks/quality.py "$(BEIR)"
+
+bench-capacity: setup ## The capacity search beside a full grid: the answer, and how many requests it took
+	@$(BIN)/python benchmarks/capacity.py
+
+bench-client: setup ## What the load generator can do and how true it is, beside wrk and plain Locust
+	@$(BIN)/python benchmarks/client.py
 
 lint: setup ## ruff (format and lint) and mypy --strict
 	@$(BIN)/ruff format --check --quiet .

@@ -160,7 +160,7 @@ def nearest(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
     plain = _plain(name)
     found = difflib.get_close_matches(plain, by_plain, n=limit, cutoff=0.6)
     if plain:
-        found += [key for key in by_plain if key not in found and key.startswith(plain)]
+        found += [key for key in by_plain if key not in found and plain in key]
     return [by_plain[key] for key in found[:limit]]
 
 

@@ -31,22 +31,54 @@ class Verb(NamedTuple):
 
 
 COMMANDS: dict[str, Verb] = {
-    "up": Verb("deploy", "up", "Bring a model up, prove that it works, leave it running.", "Serve"),
+    "up": Verb("up", "up", "Bring a model up, prove that it works, leave it running.", "Serve"),
     "ps": Verb("deploy", "ps", "List deployments with their true state.", "Serve"),
     "status": Verb("deploy", "status", "Show one deployment in full.", "Serve"),
     "logs": Verb("deploy", "logs", "Print a deployment's log; -f follows it.", "Serve"),
     "stop": Verb("deploy", "stop", "Stop a deployment and keep its record.", "Serve"),
     "restart": Verb("deploy", "restart", "Stop a deployment and bring it up again as it was.", "Serve"),
     "down": Verb("deploy", "down", "Take deployments down and forget them.", "Serve"),
+    "image": Verb("image", "app", "Container images of this tool: build.", "Serve"),
     "plan": Verb(
-        "plan", "plan", "Show the command, the memory and every value's origin. Needs no GPU.", "Plan"
+        "plan", "plan", "Show the exact command, the memory and every value's origin. Needs no GPU.", "Plan"
+    ),
+    "fit": Verb("fit", "fit", "Show which models fit which cards, and how.", "Plan"),
+    "calibrate": Verb(
+        "calibrate", "calibrate", "Measure a model's memory on a card, for the next plans.", "Plan"
+    ),
+    "calibrations": Verb("calibrations", "app", "What was measured of memory: list, export, import.", "Plan"),
+    "doctor": Verb(
+        "doctor",
+        "doctor",
+        "Look this machine over: what is here, what is missing, and how to mend it.",
+        "Plan",
     ),
     "profiles": Verb("profiles", "app", "Hardware profiles: list, show, validate, detect.", "Plan"),
     "models": Verb("models", "app", "Model cards: list, show, validate.", "Plan"),
     "smoke": Verb("smoke", "smoke", "Check that an endpoint's vectors and errors are right.", "Measure"),
+    "verify": Verb(
+        "verify", "verify", "Compare an endpoint's vectors with another's, or with golden ones.", "Measure"
+    ),
+    "golden": Verb("golden", "app", "Golden vectors: make, list.", "Measure"),
     "load": Verb("load", "load", "Load an endpoint over a batch x concurrency grid.", "Measure"),
+    "eval": Verb("eval", "evaluate", "Measure retrieval quality on a data set, with intervals.", "Measure"),
     "runs": Verb("runs", "app", "Load runs: list, show, export.", "Measure"),
     "report": Verb("report", "report", "Write a run as one HTML file that opens offline.", "Measure"),
+    "compare": Verb(
+        "compare",
+        "compare",
+        "Compare load runs of the same work: differences with intervals, beyond noise or not.",
+        "Measure",
+    ),
+    "gate": Verb(
+        "gate", "gate", "Check an endpoint before production: smoke, short load, comparison.", "Measure"
+    ),
+    "capacity": Verb(
+        "capacity",
+        "capacity",
+        "Find the highest rate that holds an SLO, and plan replicas, cards and price for a target.",
+        "Measure",
+    ),
 }
 
 
@@ -117,7 +149,12 @@ def build() -> Command:
 
 def main() -> None:
     """Run one command and exit with its code."""
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if "deploytool.cli.output" in sys.modules:
+        from deploytool.cli.output import flush
+
+        flush()
+    sys.exit(code)
 
 
 def run(args: list[str]) -> int:
@@ -135,10 +172,6 @@ def run(args: list[str]) -> int:
     except ClickException as error:
         error.show()
         return 2
-    except BrokenPipeError:
-        # `deploytool ps | head` closed the pipe: nothing is wrong, and nothing more can be printed.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
         return report_bug(error)
     return result if isinstance(result, int) else 0

@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 
 def emit(document: Any) -> None:
     """Print one JSON document on stdout."""
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n")
+    say(json.dumps(document, indent=2, ensure_ascii=False, default=str))
 
 
 def say(line: str = "") -> None:
     """One line of the result, on stdout."""
-    sys.stdout.write(line + "\n")
+    with unless_closed():
+        sys.stdout.write(line + "\n")
+
+
+@contextlib.contextmanager
+def unless_closed() -> Iterator[None]:
+    """`deploytool ps | head` closes the pipe: nothing is wrong, and the rest of the result goes nowhere."""
+    try:
+        yield
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+def flush() -> None:
+    """Hand what is buffered to stdout, before the interpreter does and complains."""
+    with unless_closed():
+        sys.stdout.flush()
 
 
 def note(line: str) -> None:

@@ -1,0 +1,80 @@
+"""Before a cell is measured: does the target answer a request of that very size?"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from deploytool.endpoint import EndpointError, Unreachable
+from deploytool.errors import Unhealthy
+from deploytool.identity import is_alive
+from deploytool.loadgen.plan import Live
+from deploytool.targets import Resolved
+from deploytool.wire.answers import parse_embeddings
+
+QUIET_S = 3.0  # no success for so long, with errors: see whether anything listens there at all
+CONNECT_TIMEOUT_S = 2.0
+BUSY = (429, 503)  # an answer of a server that is there: the load itself will tell
+SETTING_WRONG = {
+    401: "the server wants an API key: --api-key-file FILE or DEPLOYTOOL_API_KEY",
+    403: "the API key is not allowed to do this",
+    404: "no such path or model there: check the base URL and --model",
+}
+
+
+class Proof(NamedTuple):
+    """`problem` None: the answer was right, of `size` bytes. `gone`: there was no answer at all."""
+
+    problem: str | None
+    gone: bool = False
+    size: int = 0
+
+
+def prove(target: Resolved, bodies: Path, texts: int, timeout_s: float) -> Proof:
+    """Send the first body of a batch size, byte for byte what the load sends, and read the answer.
+
+    Raises Unhealthy for an answer that no other size would change (key, path, model).
+    """
+    with bodies.open("rb") as file:
+        body = file.readline().rstrip(b"\n")
+    try:
+        with target.client(timeout_s) as client:
+            answer = client.request("POST", "/v1/embeddings", content=body)
+            if 200 <= answer.status < 300:
+                parse_embeddings(answer.json(), texts, answer.latency_ms)
+                return Proof(None, size=len(answer.body))
+            said = client.redact(answer.error_message() or "without a readable message")[:300]
+    except Unreachable as error:
+        return Proof(error.message, gone=True)
+    except EndpointError as error:
+        return Proof(error.message)
+    problem = f"a request of {texts} {'text' if texts == 1 else 'texts'} was answered {answer.status}: {said}"
+    if answer.status in SETTING_WRONG:
+        raise Unhealthy(f"{target.url}: {problem}", hint=SETTING_WRONG[answer.status])
+    return Proof(None if answer.status in BUSY else problem)
+
+
+def death_of(target: Resolved, live: Live) -> str | None:
+    """Why a cell need not go on: our server is gone, or nothing listens there after a while of errors."""
+    if live.phase in ("starting", "calibration") or not live.errors:
+        return None
+    deployment = target.deployment
+    if deployment is not None and deployment.process is not None and not is_alive(deployment.process):
+        return f"the server's process {deployment.process.pid} is gone"
+    return (
+        None if live.quiet_s < QUIET_S or listens(target.url) else f"nothing listens at {target.url} any more"
+    )
+
+
+def listens(url: str) -> bool:
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    with (
+        contextlib.suppress(OSError),
+        socket.create_connection((parts.hostname or "", port), CONNECT_TIMEOUT_S),
+    ):
+        return True
+    return False

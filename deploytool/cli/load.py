@@ -1,0 +1,241 @@
+"""`load`: a batch x concurrency grid against a deployment or any OpenAI-compatible address."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from deploytool.cli.given import seconds, terminate_as_interrupt
+from deploytool.cli.output import emit, note, say
+from deploytool.errors import BadInput
+
+if TYPE_CHECKING:
+    from deploytool.records import RunRecord
+    from deploytool.store import Store
+    from deploytool.targets import Resolved
+
+
+def load(
+    target: Annotated[str, typer.Argument(help="A deployment's name, or any base URL.")],
+    batch: Annotated[
+        str | None, typer.Option("--batch", metavar="N,...", help="Texts in one request. [default: 1,8,32]")
+    ] = None,
+    concurrency: Annotated[
+        str | None,
+        typer.Option("--concurrency", metavar="N,...", help="Requests in flight. [default: 1,4,16]"),
+    ] = None,
+    rate: Annotated[
+        str | None,
+        typer.Option(
+            "--rate",
+            metavar="N,...",
+            help="Open loop: requests due a second, whether or not others answered.",
+        ),
+    ] = None,
+    arrivals: Annotated[
+        str | None,
+        typer.Option("--arrivals", metavar="poisson|constant", help="How they are due. [default: poisson]"),
+    ] = None,
+    in_flight: Annotated[
+        int | None,
+        typer.Option("--in-flight", metavar="N", help="Open loop: most at once, more drop. [default: 256]"),
+    ] = None,
+    duration: Annotated[
+        str | None,
+        typer.Option("--duration", metavar="TIME", help="Measured for each cell: 20s, 1m30s. [default: 20s]"),
+    ] = None,
+    min_samples: Annotated[
+        int | None,
+        typer.Option("--min-samples", metavar="N", help="Measure on until so many succeeded (P99: 368)."),
+    ] = None,
+    max_duration: Annotated[
+        str | None,
+        typer.Option(
+            "--max-duration", metavar="TIME", help="But no longer than this. [default: 10 x duration]"
+        ),
+    ] = None,
+    repeats: Annotated[
+        int, typer.Option("--repeats", metavar="N", min=1, max=100, help="Whole runs, for their spread.")
+    ] = 1,
+    scenario: Annotated[
+        str | None,
+        typer.Option(
+            "--scenario", metavar="NAME", help="interactive-search, bulk-indexing, ...; or a YAML file."
+        ),
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option("--processes", metavar="N", help="Load processes. [default: 1]")
+    ] = None,
+    no_calibration: Annotated[
+        bool, typer.Option("--no-calibration", help="Skip the second at a null server before each cell.")
+    ] = False,
+    checks: Annotated[
+        int | None,
+        typer.Option("--checks", metavar="N", help="Answers of a cell looked into. [default: 8]"),
+    ] = None,
+    warmup: Annotated[
+        str | None,
+        typer.Option("--warmup", metavar="TIME", help="Load before it, not measured. [default: 3s]"),
+    ] = None,
+    corpus: Annotated[
+        Path | None,
+        typer.Option(
+            "--corpus", metavar="FILE", help="Texts: .txt, one a line, or .jsonl. [default: built in]"
+        ),
+    ] = None,
+    text_tokens: Annotated[
+        str | None,
+        typer.Option(
+            "--text-tokens",
+            metavar="DIST",
+            help="Tokens in a text: fixed:N, uniform:A-B, lognormal:MU,SIGMA, histogram:FILE.",
+        ),
+    ] = None,
+    encoding: Annotated[
+        str | None,
+        typer.Option("--encoding", metavar="float|base64", help="How vectors travel. [default: float]"),
+    ] = None,
+    resume: Annotated[
+        str | None, typer.Option("--resume", metavar="RUN", help="Go on with the cells that a run lacks.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="The same seed sends the same texts. [default: 1]")
+    ] = None,
+    timeout: Annotated[
+        str | None, typer.Option("--timeout", metavar="TIME", help="For one whole answer. [default: 60s]")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="NAME", help="The model, where the address serves several."),
+    ] = None,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option("--api-key-file", metavar="FILE", help="The file that holds the endpoint's API key."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record as one JSON document.")] = False,
+) -> int:
+    """Load an endpoint over a batch x concurrency grid, or (--rate) in open loop; keeps every request's time.
+
+    Ctrl-C keeps the finished cells; --resume RUN goes on. Exit code 1 where a cell could not be measured.
+    """
+    given: dict[str, Any] = {
+        "batch": _numbers("--batch", batch),
+        "concurrency": _numbers("--concurrency", concurrency),
+        "rate": _rates(rate),
+        "arrivals": arrivals,
+        "in_flight": in_flight,
+        "duration_s": _seconds("--duration", duration),
+        "min_samples": min_samples,
+        "max_duration_s": _seconds("--max-duration", max_duration),
+        "processes": processes,
+        "calibration": False if no_calibration else None,
+        "checks": checks,
+        "warmup_s": _seconds("--warmup", warmup),
+        "timeout_s": _seconds("--timeout", timeout),
+        "corpus": corpus,
+        "text_tokens": text_tokens,
+        "encoding": encoding,
+        "seed": seed,
+    }
+    given = _with_scenario({name: value for name, value in given.items() if value is not None}, scenario)
+    if resume and repeats > 1:
+        raise BadInput("--resume goes on with one run", hint="leave --repeats out")
+    from deploytool.store import Store
+
+    terminate_as_interrupt()
+    with Store() as store:
+        records = _measure(store, target, given, resume, model, api_key_file, repeats)
+    record = records[-1]
+    from deploytool.benchmark import exit_code
+
+    _print(record, as_json)
+    return max(map(exit_code, records))
+
+
+def _with_scenario(given: dict[str, Any], scenario: str | None) -> dict[str, Any]:
+    """What was given, over what the scenario says; an open and a closed loop are not mixed."""
+    if "rate" in given and "concurrency" in given:
+        raise BadInput(
+            "--rate is an open loop, --concurrency a closed one",
+            hint="give one of them; --in-flight bounds an open loop",
+        )
+    if scenario is None:
+        return given
+    from deploytool.benchmark import scenario_values
+
+    values = scenario_values(scenario)
+    if "concurrency" in given:
+        values = {name: value for name, value in values.items() if name not in ("rate", "profile")}
+    return values | given
+
+
+def _measure(
+    store: Store,
+    target: str,
+    given: dict[str, Any],
+    resume: str | None,
+    model: str | None,
+    key: Path | None,
+    repeats: int,
+) -> list[RunRecord]:
+    from deploytool.benchmark import LoadOptions, resume_options, run_load, run_series
+    from deploytool.benchmark.options import options_from
+    from deploytool.cli.load_view import view
+
+    earlier = store.run(resume) if resume else None
+    options: LoadOptions = resume_options(earlier, given) if earlier else options_from(given)
+    resolved = _resolved(store, target, model, key)
+    for line in resolved.notes:
+        note(f"note: {line}")
+    with view(options) as progress:
+        if repeats > 1:
+            return run_series(resolved, options, store, progress, repeats)
+        return [run_load(resolved, options, store, progress, resume=earlier)]
+
+
+def _resolved(store: Store, target: str, model: str | None, key: Path | None) -> Resolved:
+    from deploytool.targets import is_url, resolve
+
+    if not is_url(target):
+        from deploytool.deployment import refresh
+
+        refresh(store)
+    return resolve(target, store, api_key_file=key, model=model)
+
+
+def _print(record: RunRecord, as_json: bool) -> None:
+    from deploytool.reports import table
+
+    if as_json:
+        emit(record.model_dump(mode="json"))
+    else:
+        say(table.render(record).rstrip("\n"))
+    kept = "saved" if record.state == "finished" else f"{record.state}; what was measured is saved"
+    again = "" if record.state == "finished" else f"; to go on: the same command with --resume {record.id}"
+    note(f"run {record.id} {kept}{again}; next: deploytool report {record.id}")
+
+
+def _numbers(option: str, text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise BadInput(
+            f"{option} {text!r} is no list of whole numbers", hint=f"for example {option} 1,8,32"
+        ) from error
+
+
+def _rates(text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise BadInput(f"--rate {text!r} is no list of numbers", hint="for example --rate 50,100") from error
+
+
+def _seconds(option: str, text: str | None) -> float | None:
+    return None if text is None else seconds(option, text)

@@ -1,0 +1,102 @@
+"""What the progress files of a cell's load processes say."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from deploytool.loadgen.plan import START_ALLOWANCE_S, CellPlan, Live
+from deploytool.records import ClientProcess, NullCalibration
+
+
+class View:
+    """The progress of one load process."""
+
+    def __init__(self, plan: CellPlan, rank: int) -> None:
+        self.plan, self.rank = plan, rank
+        self.began_ns = time.monotonic_ns()
+        self.document: dict[str, Any] = {}
+        self.qps: float | None = None
+        self.last_success_ns = self.began_ns
+
+    def read(self) -> None:
+        try:
+            new: dict[str, Any] = json.loads(self.plan.progress(self.rank).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return
+        before, self.document = self.document, new
+        if new["now_ns"] <= before.get("now_ns", 0):
+            return
+        succeeded = new["requests"] - new["errors"] - (before.get("requests", 0) - before.get("errors", 0))
+        if before:
+            self.qps = max(0.0, succeeded * 1e9 / (new["now_ns"] - before["now_ns"]))
+        if succeeded > 0 or not before:
+            self.last_success_ns = new["now_ns"]
+
+    def is_overdue(self) -> bool:
+        allowed = self.plan.longest_s + (0 if self.document else START_ALLOWANCE_S)
+        since = self.document.get("window_start_ns") or self.began_ns
+        return time.monotonic_ns() - since > allowed * 1e9
+
+    def window(self, now_ns: int) -> tuple[int, int] | None:
+        """The measured time; cut to now where the cell was ended early."""
+        start, end = self.document.get("window_start_ns", 0), self.document.get("window_end_ns", 0)
+        end = min(end, now_ns)
+        return (start, end) if 0 < start < end else None
+
+
+def together(views: Sequence[View]) -> Live:
+    """All processes of a cell as one."""
+    plan, first = views[0].plan, views[0].document
+    if not first:
+        return Live("starting", plan.warmup_s + plan.duration_s)
+    now = time.monotonic_ns()
+    start, end = first["window_start_ns"], first["window_end_ns"]
+    phase: Literal["calibration", "warm-up", "measuring", "last answers"] = "last answers"
+    if now < first["target_ns"] or not start:
+        phase, end = "calibration", max(end, now + int((plan.warmup_s + plan.duration_s) * 1e9))
+    elif now < end:
+        phase = "warm-up" if now < start else "measuring"
+    seen = [view.document for view in views if view.document]
+    rates = [view.qps for view in views if view.qps is not None]
+    tails = [document["p99_ms"] for document in seen if document["p99_ms"] is not None]
+    return Live(
+        phase, max(0.0, (end - now) / 1e9),
+        sum(document["requests"] for document in seen), sum(document["errors"] for document in seen),
+        sum(rates) if rates else None, max(tails) if tails else None,
+        (now - max(view.last_success_ns for view in views)) / 1e9,
+    )  # fmt: skip
+
+
+def client_of(views: Sequence[View]) -> tuple[ClientProcess, ...]:
+    """The health of every process that ended in order."""
+    found = []
+    for view in views:
+        seconds, lag = view.document.get("cpu_s"), view.document.get("lag_ms") or {}
+        if seconds is None:
+            continue
+        window_ns = view.document["window_end_ns"] - view.document["window_start_ns"]
+        found.append(
+            ClientProcess(
+                cpu_percent=round(100e9 * seconds / window_ns, 1),
+                lag_p50_ms=lag.get("p50"),
+                lag_p99_ms=lag.get("p99"),
+                lag_max_ms=lag.get("max"),
+            )
+        )
+    return tuple(found)
+
+
+def null_of(plan: CellPlan, views: Sequence[View]) -> NullCalibration | None:
+    parts = [view.document["null"] for view in views if view.document.get("null")]
+    if len(parts) < len(views):
+        return None
+    return NullCalibration(
+        ceiling_qps=sum(part["qps"] for part in parts),
+        added_ms=parts[0].get("added_ms"),
+        clients=sum(part["clients"] for part in parts),
+        response_bytes=plan.null_bytes,
+        cpu_percent=round(max(part["cpu_percent"] for part in parts), 1),
+    )

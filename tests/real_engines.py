@@ -1,0 +1,39 @@
+"""Fixtures: the real SGLang on a CPU, and tiny models for it. `make test-engines` makes the environment."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent / "engines"
+
+
+@pytest.fixture(scope="session")
+def sglang_venv() -> Path:
+    """The environment that has SGLang in it; `DEPLOYTOOL_SGLANG_VENV` names it."""
+    folder = os.environ.get("DEPLOYTOOL_SGLANG_VENV")
+    if not folder or not (Path(folder) / "bin" / "sglang").exists():
+        pytest.skip("no SGLang environment: run `make test-engines` (DEPLOYTOOL_SGLANG_VENV names it)")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def sglang_path(sglang_venv: Path) -> str:
+    """A PATH on which `sglang` is found, as on a machine where it is installed."""
+    return os.pathsep.join([str(sglang_venv / "bin"), os.environ["PATH"]])
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with qwen3, reranker, bert-cls and bert-mean in it: random weights, their authors' layout."""
+    folder = tmp_path_factory.mktemp("tiny")
+    for kind in ("qwen3", "reranker", "bert-cls", "bert-mean"):
+        subprocess.run(
+            [sys.executable, str(HERE / "make_models.py"), kind, str(folder / kind)],
+            check=True, capture_output=True, env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        )  # fmt: skip
+    return folder

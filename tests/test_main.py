@@ -1,0 +1,100 @@
+"""The root command: fast help, near names, one place for errors."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from deploytool import __version__
+from deploytool.cli.main import COMMANDS
+from deploytool.errors import UnknownName, nearest
+
+CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def test_help_lists_every_verb(cli: CommandLine) -> None:
+    answer = cli("--help")
+    assert answer.returncode == 0
+    for name in COMMANDS:
+        assert f" {name} " in answer.stdout
+
+
+def test_help_imports_no_verb() -> None:
+    code = (
+        "import sys; from deploytool.cli.main import run; run(['--help']); "
+        "print([name for name in sys.modules if name.startswith('deploytool')], file=sys.stderr)"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(ast.literal_eval(answer.stderr))
+    assert loaded <= {"deploytool", "deploytool.cli", "deploytool.cli.main", "deploytool.errors"}
+
+
+def test_version(cli: CommandLine) -> None:
+    assert cli("--version").stdout.strip() == f"deploytool {__version__}"
+
+
+def test_a_slip_in_a_verb_is_answered_with_the_nearest(cli: CommandLine) -> None:
+    answer = cli("profile", "list")
+    assert answer.returncode == 2
+    assert "profiles" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_an_unknown_option_is_a_usage_error(cli: CommandLine) -> None:
+    answer = cli("ps", "--nonsense")
+    assert answer.returncode == 2
+    assert "--nonsense" in answer.stderr
+
+
+def test_an_error_is_a_document_where_json_is_asked_for(cli: CommandLine) -> None:
+    answer = cli("plan", "all-minilm-l6-v2", "--profile", "a10gg", "--json")
+    assert answer.returncode == 2
+    document = json.loads(answer.stdout)["error"]
+    assert document["exit_code"] == 2
+    assert "a10g" in document["hint"]
+    assert document["message"] in answer.stderr
+
+
+def test_a_fault_of_ours_is_named_and_kept(home: Path) -> None:
+    code = (
+        "import sys; from deploytool.cli import main; "
+        "main.COMMANDS['ps'] = main.Verb('nowhere', 'ps', 'x', 'Serve'); sys.exit(main.run(['ps']))"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert answer.returncode == 1
+    assert "fault of deploytool" in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert "ModuleNotFoundError" in (home / "data" / "last-error.txt").read_text()
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    script = '"$0" -m deploytool profiles list | head -1; exit "${PIPESTATUS[0]}"'
+    answer = subprocess.run(
+        ["bash", "-c", script, sys.executable], capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "first"),
+    [
+        ("A10-G", ["a10", "a10g", "a100-40"], "a10g"),
+        ("qwen34b", ["qwen3-4b", "qwen3-8b"], "qwen3-4b"),
+        ("minilm", ["all-minilm-l6-v2", "bge-m3"], "all-minilm-l6-v2"),
+        ("rtx 4090", ["rtx3090", "rtx4090"], "rtx4090"),
+    ],
+)
+def test_nearest(name: str, known: list[str], first: str) -> None:
+    assert nearest(name, known)[0] == first
+
+
+def test_an_unknown_name_lists_what_is_known_where_nothing_is_near() -> None:
+    error = UnknownName("engine", "zzz", ["sglang", "vllm"])
+    assert error.hint == "known: sglang, vllm"
