@@ -75,7 +75,19 @@ def test_qwen3_from_up_to_down(cli: CommandLine, up: Callable[..., Any], tiny_mo
     smoke = cli("smoke", "tiny", "--json")
     assert smoke.returncode == 0, smoke.stdout
     load = cli(
-        "load", "tiny", "--batch", "1,4", "--concurrency", "2", "--duration", "3s", "--warmup", "1s", "--json"
+        "load",
+        "tiny",
+        "--batch",
+        "1,4",
+        "--concurrency",
+        "2",
+        "--duration",
+        "3s",
+        "--warmup",
+        "1s",
+        "--text-tokens",
+        "fixed:16",
+        "--json",
     )
     assert load.returncode == 0, load.stderr
     cells = json.loads(load.stdout)["cells"]
