@@ -507,6 +507,7 @@ def test_a_wrong_pooling_is_named(planted: Planted, notes: Path) -> None:
     assert [finding for finding in found.findings if "golden: " in finding]
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_a_wrong_length_is_named(minilm_folder: Path, tmp_path: Path, notes: Path) -> None:
     with served(minilm_folder, tmp_path / "server.log", "--max-length", "128") as url:

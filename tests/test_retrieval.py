@@ -227,6 +227,7 @@ def test_bytes_before_and_after_lines_do_no_harm(tmp_path: Path) -> None:
     assert read_beir(folder) == expected
 
 
+@pytest.mark.slow
 def test_the_standard_library_is_a_set() -> None:
     first = stdlib_code()
     assert len(first.queries) == len(first.documents) > 1000

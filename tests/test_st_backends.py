@@ -49,6 +49,7 @@ def reference(planted: Planted) -> np.ndarray:
     return np.array(rows, np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_vectors_are_those_of_encode_and_torch_stays_away(
     kind: str, minilm_folder: Path, reference: np.ndarray
@@ -63,6 +64,7 @@ def test_the_vectors_are_those_of_encode_and_torch_stays_away(
     assert (backend.info.backend, backend.info.dimensions, backend.info.max_length) == (kind, 384, 256)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_lanes_compute_at_once_without_mixing_rows(kind: str, minilm_folder: Path) -> None:
     backend = loader(kind)(options(minilm_folder), minilm_folder, quiet)
@@ -74,6 +76,7 @@ def test_lanes_compute_at_once_without_mixing_rows(kind: str, minilm_folder: Pat
         assert np.abs(left - right).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_a_server_on_an_export_never_loads_torch(minilm_folder: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from deploytool.st_server import config;"
@@ -89,6 +92,7 @@ def test_a_server_on_an_export_never_loads_torch(minilm_folder: Path) -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_auto_takes_one_that_is_right_and_remembers_it(
     minilm_folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
