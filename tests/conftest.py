@@ -9,7 +9,6 @@ import contextlib
 import fcntl
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
 sys.path.insert(0, str(TESTS))  # so that tests can import `stand_ins`
 
+from ports import unused_port  # noqa: E402
 from shared_process import WORKERS, locked, shared  # noqa: E402
 
 pytest_plugins = ("stand_ins.nvml", "real_engines")
@@ -90,16 +90,9 @@ def cli() -> CommandLine:
     return run
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @pytest.fixture
 def free_port() -> Callable[[], int]:
-    return _free_port
+    return unused_port
 
 
 @pytest.fixture(scope="session")

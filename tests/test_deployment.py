@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from stand_ins.deploying import FOREVER, ours, prepared, record, spec, until, unused_port
+from ports import unused_port
+from stand_ins.deploying import FOREVER, ours, prepared, record, spec, until
 
 from deploytool.deployment import (
     UpOptions,

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ from typing import Any
 
 import pytest
 from conftest import CommandLine, Planted, Served
+from ports import unused_port
 from small_sets import NOTES, write_beir
 from stand_ins.faulty_server import FaultyServer, embed, tokens
 from stand_ins.hosted_api import KEY, HostedApi, Refusal
@@ -519,9 +519,7 @@ def test_a_wrong_length_is_named(minilm_folder: Path, tmp_path: Path, notes: Pat
 @contextlib.contextmanager
 def served(folder: Path, log: Path, *more: str) -> Iterator[str]:
     """The real server with a model's folder, until it is no longer needed."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = unused_port()
     command = [
         sys.executable,
         "-m",

@@ -17,7 +17,8 @@ from typing import Any
 import psutil
 import pytest
 import real_docker
-from stand_ins.deploying import prepared, record, unused_port
+from ports import unused_port
+from stand_ins.deploying import prepared, record
 
 from deploytool.deployment import UpOptions, up
 from deploytool.endpoint import Client, EndpointError

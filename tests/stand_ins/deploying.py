@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ports import unused_port
 
 from deploytool.errors import DeploytoolError
 from deploytool.launch import LaunchSpec, Readiness, SecretUse
@@ -22,13 +23,6 @@ if TYPE_CHECKING:
 SERVER = Path(__file__).with_name("deployed_server.py")
 MODEL, WIDTH = "stand-in", 256  # as faulty_server serves it
 FOREVER = (sys.executable, "-c", "import time; time.sleep(600)")
-
-
-def unused_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def spec(*habits: str, port: int | None = None, secret: SecretUse | None = None) -> LaunchSpec:
