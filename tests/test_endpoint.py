@@ -173,6 +173,7 @@ def self_signed(tmp_path: Path) -> Iterator[str]:
 
     threading.Thread(target=serve, daemon=True).start()
     yield f"https://127.0.0.1:{listener.getsockname()[1]}"
+    listener.shutdown(socket.SHUT_RDWR)  # ends the accept in the thread, which closing alone does not
     listener.close()
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from ports import unused_port
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "loadtests"))
 
@@ -31,10 +32,16 @@ class Server:
     def __init__(self, answer: Answer, context: ssl.SSLContext | None = None) -> None:
         self.answer, self.context = answer, context
         self.connections = 0
-        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener = socket.create_server(("127.0.0.1", unused_port()))
         scheme = "https" if context else "http"
         self.url = f"{scheme}://localhost:{self.listener.getsockname()[1]}"
         threading.Thread(target=self.run, daemon=True).start()
+
+    def close(self) -> None:
+        """Nobody is answered any more: closing alone would leave a thread that waits in accept its socket."""
+        with contextlib.suppress(OSError):
+            self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
 
     def run(self) -> None:
         with contextlib.suppress(OSError):
@@ -81,7 +88,7 @@ def serve() -> Iterator[Serve]:
     yield start
     watching.kill()
     for server in servers:
-        server.listener.close()
+        server.close()
 
 
 def asked(
@@ -254,7 +261,8 @@ def test_a_reset_is_a_reset(serve: Serve) -> None:
 
 def test_nobody_listens(serve: Serve) -> None:
     server = serve(PLAIN)
-    server.listener.close()
+    time.sleep(0.05)  # its thread is in accept now, where closing the socket would not be enough
+    server.close()
     assert broken(server) == "refused"
 
 
