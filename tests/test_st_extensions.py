@@ -64,7 +64,7 @@ def server(
     (folder / "config_sentence_transformers.json").write_text(json.dumps(described))
     process = subprocess.Popen(
         [sys.executable, "-m", "deploytool.st_server", "--model", str(folder), "--served-model-name", MODEL,
-         "--port", "0", "--backend", "onnx", "--document-prompt", "passage: ", "--log-json",
+         "--port", "0", "--backend", "torch", "--document-prompt", "passage: ", "--log-json",
          "--body-timeout", "0.5"],
         stderr=subprocess.PIPE, text=True, cwd=ROOT,
         env={**os.environ, "DEPLOYTOOL_CACHE": str(run_folder / "exports")},

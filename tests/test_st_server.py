@@ -131,7 +131,8 @@ class Process:
             cwd=ROOT,
         )
         self.lines: list[str] = []
-        threading.Thread(target=self._read, daemon=True).start()
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
 
     def _read(self) -> None:
         assert self.process.stderr is not None
@@ -143,7 +144,8 @@ class Process:
             return any(line.startswith(start) for line in self.lines) or self.process.poll() is not None
 
         until(found, f"a line {start!r}")
-        time.sleep(0.05 if self.process.poll() is not None else 0)
+        if self.process.poll() is not None:
+            self.reader.join(WAIT_S)
         matching = [line for line in self.lines if line.startswith(start)]
         assert matching, f"no line {start!r} in {self.lines}"
         return matching[0]
