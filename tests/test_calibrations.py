@@ -259,10 +259,23 @@ def test_a_start_is_measured_by_its_processes_or_by_what_the_card_holds_more() -
     assert own is not None and (own.loaded_mib, own.figure) == (1100, "process")
 
 
+def test_a_start_that_warmed_up_has_measured_a_full_forward_pass() -> None:
+    entry = from_start(deployed(vram_process_mib=1100.0, warmed_mib=180.0)).entry
+    assert entry is not None and entry.full
+    assert (entry.loaded_mib, entry.peak_mib) == (920, 1100)
+    need = corrected(entry)
+    assert need.expected == pytest.approx(1100) and need.lower < 1100 < need.upper
+    more = from_load(
+        deployed(vram_process_mib=1100.0, warmed_mib=180.0, vram_used_mib=1600.0), loaded(tokens_per_s=1)
+    )
+    assert more.entry is None and "no cell" in more.reason  # the load's figures are of the card, not of it
+
+
 @pytest.mark.parametrize(
     ("memory", "said"),
     [
         ({"vram_before_mib": None, "vram_reason": "no driver"}, "no driver"),
+        ({"warmed_mib": 2000.0}, "less than the 2,000 MiB"),
         ({"vram_used_mib": 520.0}, "less than the weights"),
         ({"vram_used_mib": 500.0}, "no more than before"),
         ({"vram_used_mib": 100.0}, "no more than before"),

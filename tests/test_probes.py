@@ -309,6 +309,8 @@ def test_alive_tells_the_status(path: str, ok: bool, status: int) -> None:
 def test_alive_below_a_base_path() -> None:
     with FaultyServer() as server:
         assert alive(f"{server.url}/v1/", "/models", 5.0).ok
+        assert alive(server.url, "/v1/models", 5.0, read=True).document["object"] == "list"
+        assert alive(server.url, "/v1/models", 5.0).document == {}
 
 
 def test_nothing_listens(free_port: Callable[[], int]) -> None:

@@ -308,6 +308,7 @@ def test_health_and_ready(minilm_server: Served) -> None:
     assert call(minilm_server.url, "/health").document == {"status": "alive"}
     answer = call(minilm_server.url, "/ready")
     assert (answer.status, answer.document["status"]) == (200, "ready")
+    assert answer.document["warmed_mib"] is None  # no card's memory was reserved
 
 
 def test_metrics_count_what_was_computed(small: Small) -> None:

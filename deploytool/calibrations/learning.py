@@ -1,7 +1,8 @@
 """What a start or a load tells about memory: a measurement to keep, or why there is none.
 
 What counts is what NVML said of the server's own processes. Where it knows none of them (a container sees
-other process ids), it is what the cards held more than right before the start.
+other process ids), it is what the cards held more than right before the start. A server that warmed up with
+full forward passes, and says how much of the card that reserved, has measured both parts by its start alone.
 """
 
 from __future__ import annotations
@@ -39,6 +40,10 @@ def from_start(deployment: Deployment) -> Learned:
         return Learned(None, deployment.memory.get("vram_reason") or "NVML gave no figure")
     if loaded <= 0:
         return Learned(None, "the card holds no more than before the start: the model is not on it")
+    cards = len(deployment.launch.devices)
+    warmed = deployment.memory.get("warmed_mib") or 0.0
+    if loaded <= warmed:
+        return Learned(None, f"the card holds less than the {warmed:,.0f} MiB that its warm-up reserved")
     entry = Measured(
         model=deployment.model,
         engine=deployment.engine,
@@ -51,7 +56,9 @@ def from_start(deployment: Deployment) -> Learned:
         weights_mib=estimate["weights_mib"],
         rest_mib=estimate["rest_mib"],
         work_mib=estimate["work_mib"],
-        loaded_mib=round(loaded / len(deployment.launch.devices), 1),
+        loaded_mib=round((loaded - warmed) / cards, 1),
+        peak_mib=round(loaded / cards, 1) if warmed else None,
+        full=warmed > 0,
         figure=figure,
         source="start",
         deployment=deployment.id,
@@ -76,7 +83,7 @@ def from_load(deployment: Deployment, run: RunRecord) -> Learned:
     entry = start.entry.model_copy(
         update={
             "peak_mib": round(max(peaks) / len(deployment.launch.devices), 1),
-            "full": any(_filled(cell, deployment) for cell in run.cells),
+            "full": start.entry.full or any(_filled(cell, deployment) for cell in run.cells),
             "source": "load",
             "at": run.finished_at or _now(),
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from deploytool.probes.liveness import alive
 from deploytool.records import Deployment
 
 READING_S = 0.15
@@ -46,6 +47,16 @@ def memory_now(deployment: Deployment) -> dict[str, Any]:
         "vram_process_mib": _rounded(peak.vram_process_peak_mib),
         "vram_reason": peak.vram_reason,
     }
+
+
+def warmed_mib(deployment: Deployment) -> float | None:
+    """Card memory that the server's warm-up reserved, where its readiness answer tells; else None."""
+    spec = deployment.launch
+    if not spec.devices:
+        return None
+    said = alive(spec.url, spec.readiness.path, spec.readiness.probe_timeout_s, read=True).document
+    value = said.get("warmed_mib")
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _rounded(value: float | None) -> float | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from deploytool.calibrations.learning import from_start, keep
 from deploytool.deployment.failures import start_failed
 from deploytool.deployment.keys import Key
-from deploytool.deployment.measured import cards_before, memory_now
+from deploytool.deployment.measured import cards_before, memory_now, warmed_mib
 from deploytool.deployment.proof import proven, smoked
 from deploytool.errors import StartFailed
 from deploytool.launch import LaunchSpec
@@ -63,7 +63,7 @@ class Start:
         ready_s = round(time.monotonic() - self.began, 3)
         if smoke:
             smoked(self.deployment, environ, self.say)
-        memory = {**before, **memory_now(self.deployment)}
+        memory = {**before, **memory_now(self.deployment), "warmed_mib": warmed_mib(self.deployment)}
         self.still_there()
         self.runtime.keep_up(self.deployment, self.folder)
         deployment = self.record(ready_s, memory)

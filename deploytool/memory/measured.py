@@ -38,9 +38,9 @@ class Measured(Document):
     weights_mib: float = Field(gt=0)
     rest_mib: float = Field(gt=0)
     work_mib: float = Field(ge=0)
-    loaded_mib: float = Field(gt=0, description="measured after the start, nothing in flight")
-    peak_mib: float | None = Field(default=None, gt=0, description="measured under load")
-    full: bool = Field(default=False, description="the load filled a forward pass, or more")
+    loaded_mib: float = Field(gt=0, description="measured after the start, without what warming up reserved")
+    peak_mib: float | None = Field(default=None, gt=0, description="measured warmed up, or under load")
+    full: bool = Field(default=False, description="a full forward pass was among what was measured")
     figure: Literal["process", "card"] = Field(
         description="process: memory of the server's own; card: what the card held more than before the start"
     )

@@ -129,7 +129,7 @@ class Api:
         service = self.service
         document = {"status": service.state, "stage": service.stage, "model": service.config.served_name}
         if service.state == "ready":
-            return JSONResponse(document)
+            return JSONResponse(document | {"warmed_mib": service.warmed_mib})
         return JSONResponse(document, status_code=503, headers={"Retry-After": "1"})
 
     async def metrics(self, request: Request) -> Response:

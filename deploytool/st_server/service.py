@@ -106,6 +106,11 @@ class Service:
             self.metrics.ready(True)
             self._enter("ready")
 
+    @property
+    def warmed_mib(self) -> float | None:
+        """See backends.base.Backend."""
+        return None if self._backend is None else self._backend.warmed_mib
+
     def begin_stop(self) -> None:
         """Take no new requests; those inside go on."""
         if self.state != "failed":

@@ -52,11 +52,15 @@ def max_length(own: int | None, positions: int | None, config: Config) -> int:
 
 
 class Backend(Protocol):
-    """A loaded model. `embed` is called from `lanes` threads at once."""
+    """A loaded model. `embed` is called from `lanes` threads at once.
+
+    `warmed_mib`: card memory that warming up reserved and that stays so; None before it, or without a card.
+    """
 
     info: ModelInfo
     tokenizer: TextTokenizer
     lanes: int
+    warmed_mib: float | None
 
     def warm_up(self) -> Limits:
         """Compute over the lengths once, so that no client pays for it; returns how to pack for this model.

@@ -72,6 +72,7 @@ class ExportedBackend:
         self._run = run
         self._padding = Padding(facts.pad, facts.left, "token_type_ids" in facts.inputs)
         self.lanes = lanes(config)
+        self.warmed_mib: float | None = None
         self._budget = min(config.max_batch_tokens, BATCH_TOKENS)
         self.info = ModelInfo(
             model=config.model,

@@ -87,6 +87,7 @@ class TorchBackend:
             device=str(self._device),
         )
         self._some_token = min(1000, self.info.vocabulary - 1)
+        self.warmed_mib: float | None = None
         self.tokenizer: TextTokenizer
 
     def prove(self, config: Config) -> None:
@@ -115,7 +116,10 @@ class TorchBackend:
             )
 
     def warm_up(self) -> Limits:
-        """Every length once; on a GPU with full batches, so that a lack of memory shows now."""
+        """Every length once; on a GPU with full batches, so that a lack of memory shows now.
+
+        What they took stays reserved there: nobody else can take it between two requests.
+        """
         lengths, length = [], 8
         while length < self.info.max_length:
             lengths.append(length)
@@ -125,10 +129,13 @@ class TorchBackend:
             lengths.append(self.info.max_length)
         else:
             lengths = lengths[:5]
+        before = self._reserved_mib(empty_first=True)
         for length in reversed(lengths):
             texts = max(1, self._budget // length) if full else 1
+            # One text is shorter, as among real ones: only then there is an attention mask.
+            rows = [[self._some_token] * length] * texts
             try:
-                self.embed([[self._some_token] * length] * texts, alone=False)
+                self.embed([*rows[1:], rows[0][: length - 1 if texts > 1 else length]], alone=False)
             except OutOfMemory as error:
                 raise DoesNotFit(
                     f"a forward of {texts} texts with {length} tokens does not fit into memory: {error}",
@@ -140,7 +147,17 @@ class TorchBackend:
             lambda batch: self.embed(batch, alone=False),
             token=self._some_token, budget=self._budget, longest=self.info.max_length,
         )  # fmt: skip
+        if before is not None:
+            self.warmed_mib = round((self._reserved_mib() or before) - before, 1)
         return Limits(self._budget, cost)
+
+    def _reserved_mib(self, *, empty_first: bool = False) -> float | None:
+        """Card memory that torch holds, used or not; None without a card."""
+        if self._device.type != "cuda":
+            return None
+        if empty_first:
+            torch.cuda.empty_cache()
+        return round(torch.cuda.memory_reserved(self._device) / 2**20, 1)
 
     def embed(self, batch: Sequence[Sequence[int]], *, alone: bool) -> Vectors:
         """float32 [len(batch), dimensions]; raises OutOfMemory or DeviceLost."""
