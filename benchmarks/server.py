@@ -3,6 +3,10 @@
 One run, one table: the same model and texts (6 to 64 words) for every row. The load client is a process of
 its own but takes its share of the same processors; its part is printed. Ratios within the run are what
 counts: other work on the machine moves all rows.
+
+On a card: `python benchmarks/server.py --device cuda --dtype bfloat16 --model FOLDER --seconds 3`, with the
+memory that NVML saw beyond what the card held before the run. `--variant "--lanes 2"` adds rows of the server
+with further flags of its own.
 """
 
 from __future__ import annotations
@@ -12,203 +16,127 @@ import importlib.util
 import json
 import os
 import random
-import socket
+import shlex
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import psutil
+import server_process
+from server_process import HERE, MODEL, Card, Figures
 
-HERE = Path(__file__).resolve().parent
-MODEL = "all-minilm-l6-v2"
 CELLS = ((1, 1), (32, 1), (8, 8), (4, 32), (64, 1))
+CARD_CELLS = (*CELLS, (16, 64))  # a card is not full with 128 texts
 KINDS = ("torch", "onnx", "openvino")
-WORDS = [
-    "a",
-    "the",
-    "of",
-    "model",
-    "vector",
-    "latency",
-    "throughput",
-    "server",
-    "queue",
-    "batch",
-    "memory",
-    "card",
-    "token",
-    "text",
-    "search",
-    "answer",
-    "embedding",
-    "query",
-    "document",
-    "capacity",
-    "percentile",
-    "request",
-    "client",
-    "pooling",
-    "attention",
-    "layer",
-    "weight",
-    "cache",
-    "score",
-]
-HEAD = f"{'':14}{'clients':>8}{'texts':>6}{'texts/s':>9}{'P50 ms':>9}{'P99 ms':>9}{'cpu':>6}{'client':>8}"
+WORDS = (
+    "the", "of", "a", "model", "vector", "latency", "throughput", "server", "queue", "batch", "memory", "card",
+    "token", "text", "search", "answer", "embedding", "query", "document", "capacity", "percentile", "request",
+    "client", "pooling", "attention", "layer", "weight", "cache", "score",
+)  # fmt: skip
+HEAD = (
+    f"{'':24}{'clients':>8}{'texts':>6}{'texts/s':>9}{'P50 ms':>9}{'P99 ms':>9}{'cpu':>6}{'client':>8}"
+    f"{'RSS MiB':>9}{'GPU MiB':>9}{'of offline':>12}{'x by hand':>11}"
+)
+Rates = dict[tuple[int, int], float]
+Limit = dict[str, float]
 
 
 def main() -> None:
     given = _arguments()
-    folder = given.model or _packaged()
-    texts = _texts(800)
+    on_cpu = given.device == "cpu"
+    texts = _texts(800 if on_cpu else 4096)
+    card = Card()
     with tempfile.TemporaryDirectory() as cache:
         os.environ.setdefault("DEPLOYTOOL_CACHE", cache)
         os.environ["HF_HUB_OFFLINE"] = "1"
         print(f"{os.cpu_count()} processors, load average {os.getloadavg()[0]:.1f} before the run")
-        kinds = [kind for kind in given.backends if _installed(kind)]
-        limits: dict[str, dict[str, float]] = {}
+        print(f"model {given.model}, {given.dtype} on {given.device}")
+        kinds = [kind for kind in given.backends if _installed(kind) and (on_cpu or kind == "torch")]
+        limits = {kind: _offline(kind, given, texts[:256] if on_cpu else texts, card) for kind in kinds}
+        print(f"\n{HEAD}")
+        by_hand = _rows("by hand", _by_hand(given), given, card, texts, limits.get("torch"), {})
         for kind in kinds:
-            limits[kind] = limit = _offline(kind, folder, texts[:256])
-            print(
-                f"offline {kind}: {limit['texts_per_s']:.0f} texts/s (batches of {limit['batch']}), "
-                f"one text {limit['one_ms']:.1f} ms",
-                flush=True,
-            )
-        print(f"\n{HEAD}{'RSS MiB':>9}{'of offline':>12}{'x by hand':>11}")
-        by_hand = _rows("by hand", _by_hand(folder), texts, given.seconds, limits.get("torch"), {})
-        for kind in kinds:
-            _rows(f"ours, {kind}", _ours(kind, folder), texts, given.seconds, limits[kind], by_hand)
-        vllm = importlib.util.find_spec("vllm")
-        print(f"{'vLLM':14}{'not installed' if vllm is None else 'installed, not measured here'}")
+            for flags in ("", *given.variant):
+                name = f"ours, {kind} {flags}".strip()
+                _rows(name, _ours(kind, given, flags), given, card, texts, limits[kind], by_hand)
+    vllm = importlib.util.find_spec("vllm")
+    print(f"{'vLLM':24}{'not installed' if vllm is None else 'installed, not measured here'}")
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", help="a folder (default: the packaged all-MiniLM-L6-v2)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "float16", "bfloat16"])
     parser.add_argument("--seconds", type=float, default=6.0, help="measured per cell")
     parser.add_argument("--backends", nargs="*", default=list(KINDS), choices=KINDS)
-    return parser.parse_args()
+    parser.add_argument("--variant", action="append", default=[], metavar="FLAGS", help="of our server")
+    given = parser.parse_args()
+    given.model = given.model or _packaged()
+    return given
 
 
 def _rows(
     name: str,
-    argv: list[str],
-    texts: list[str],
-    seconds: float,
-    limit: dict[str, float] | None,
-    by_hand: dict[tuple[int, int], float],
-) -> dict[tuple[int, int], float]:
-    rates = {}
-    with _running(argv) as (process, port):
-        for clients, size in CELLS:
-            found = _cell(process, port, texts, clients, size, seconds)
-            rates[clients, size] = rate = found["texts_per_s"]
-            share = f"{rate / limit['texts_per_s']:.2f}" if limit else "-"
-            if limit and (clients, size) == (1, 1):
-                share = f"P50 x {found['p50'] / limit['one_ms']:.2f}"
-            ratio = f"{rate / by_hand[clients, size]:.1f}" if by_hand else "-"
-            print(
-                f"{name:14}{clients:8}{size:6}{rate:9.0f}{found['p50']:9.1f}{found['p99']:9.1f}"
-                f"{found['cpu']:6.2f}{found['client']:8.2f}{found['rss']:9.0f}{share:>12}{ratio:>11}"
-                + (f"  errors {found['errors']}" if found["errors"] else ""),
-                flush=True,
-            )
+    argv: Sequence[str],
+    given: argparse.Namespace,
+    card: Card,
+    texts: Sequence[str],
+    limit: Limit | None,
+    by_hand: Rates,
+) -> Rates:
+    rates: Rates = {}
+    with server_process.running(argv, card) as server:
+        for clients, size in CELLS if given.device == "cpu" else CARD_CELLS:
+            bodies = server_process.bodies(texts, size, clients * 100 + size)
+            found = server_process.cell(server, bodies, clients, size, given.seconds)
+            rates[clients, size] = found.texts_per_s
+            print(_line(name, (clients, size), found, limit, by_hand), flush=True)
     return rates
 
 
-def _cell(
-    process: subprocess.Popen[bytes], port: int, texts: list[str], clients: int, size: int, seconds: float
-) -> dict[str, Any]:
-    shuffled = random.Random(clients * 100 + size).sample(texts, len(texts))  # noqa: S311 - a load
-    bodies = [
-        json.dumps({"model": MODEL, "input": shuffled[at : at + size]}) for at in range(0, len(texts), size)
-    ]
-    job = {
-        "host": "127.0.0.1", "port": port, "bodies": bodies, "clients": clients, "seconds": seconds,
-        "warmup_s": 1.5,
-    }  # fmt: skip
-    watched = psutil.Process(process.pid)
-    began, cpu = time.perf_counter(), _cpu(watched)
+def _line(name: str, at: tuple[int, int], found: Figures, limit: Limit | None, by_hand: Rates) -> str:
+    rate = found.texts_per_s
+    share = f"{rate / limit['texts_per_s']:.2f}" if limit else "-"
+    if limit and at == (1, 1):
+        share = f"P50 x {found.p50_ms / limit['one_ms']:.2f}"
+    ratio = f"{rate / by_hand[at]:.1f}" if by_hand.get(at) else "-"
+    held = "-" if found.gpu_peak_mib is None else f"{found.gpu_peak_mib:.0f}"
+    return (
+        f"{name:24}{at[0]:8}{at[1]:6}{rate:9.0f}{found.p50_ms:9.1f}{found.p99_ms:9.1f}"
+        f"{found.cpu:6.2f}{found.client:8.2f}{found.rss_mib:9.0f}{held:>9}{share:>12}{ratio:>11}"
+        + (f"  errors {found.errors}" if found.errors else "")
+    )
+
+
+def _offline(kind: str, given: argparse.Namespace, texts: Sequence[str], card: Card) -> Limit:
+    card.reset()
     done = subprocess.run(
-        [sys.executable, str(HERE / "server_load.py")], input=json.dumps(job), capture_output=True,
-        text=True, check=True,
+        [sys.executable, str(HERE / "server_offline.py"), kind, given.model, given.device, given.dtype],
+        input=json.dumps(texts), stdout=subprocess.PIPE, text=True, check=True,
     )  # fmt: skip
-    cpu, wall = _cpu(watched) - cpu, time.perf_counter() - began
-    answer = json.loads(done.stdout)
-    latencies = sorted(answer["latencies_ms"])
-    return {
-        "texts_per_s": len(latencies) * size / seconds,
-        "p50": _percentile(latencies, 0.5),
-        "p99": _percentile(latencies, 0.99),
-        "cpu": cpu / wall,
-        "client": answer["cpu_s"] / seconds,
-        "rss": watched.memory_info().rss / 2**20,
-        "errors": answer["errors"],
-    }
-
-
-def _percentile(ordered: list[float], share: float) -> float:
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
-
-
-def _cpu(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
-
-
-def _offline(kind: str, folder: str, texts: list[str]) -> dict[str, float]:
-    done = subprocess.run(
-        [sys.executable, str(HERE / "server_offline.py"), kind, folder], input=json.dumps(texts),
-        stdout=subprocess.PIPE, text=True, check=True,
-    )  # fmt: skip
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    found: Limit = json.loads(done.stdout.splitlines()[-1])
+    held = "" if card.peak_mib is None else f", GPU {card.peak_mib:.0f} MiB"
+    print(
+        f"offline {kind}: {found['texts_per_s']:.0f} texts/s (batches of {found['batch']}), "
+        f"one text {found['one_ms']:.1f} ms{held}",
+        flush=True,
+    )
     return found
 
 
-def _by_hand(folder: str) -> list[str]:
-    return [sys.executable, str(HERE / "server_by_hand.py"), folder, "{port}"]
+def _by_hand(given: argparse.Namespace) -> list[str]:
+    script = str(HERE / "server_by_hand.py")
+    return [sys.executable, script, given.model, "{port}", given.device, given.dtype]
 
 
-def _ours(kind: str, folder: str) -> list[str]:
-    argv = [sys.executable, "-m", "deploytool.st_server", "--model", folder, "--served-model-name", MODEL]
-    return [*argv, "--device", "cpu", "--backend", kind, "--port", "{port}"]
-
-
-@contextmanager
-def _running(argv: list[str]) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    process = subprocess.Popen(
-        [part.replace("{port}", str(port)) for part in argv],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        deadline = time.monotonic() + 180
-        while not _ready(port):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"the server did not start: {argv}")
-            time.sleep(0.1)
-        yield process, port
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def _ready(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
+def _ours(kind: str, given: argparse.Namespace, flags: str = "") -> list[str]:
+    argv = [sys.executable, "-m", "deploytool.st_server", "--model", given.model, "--backend", kind]
+    argv += ["--served-model-name", MODEL, "--device", given.device, "--dtype", given.dtype]
+    return [*argv, "--port", "{port}", *shlex.split(flags)]
 
 
 def _installed(kind: str) -> bool:

@@ -15,7 +15,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-model = SentenceTransformer(sys.argv[1], device="cpu")
+folder, port, device, dtype = sys.argv[1:]
+model = SentenceTransformer(folder, device=device, model_kwargs={"dtype": dtype})
 
 
 async def embeddings(request: Request) -> JSONResponse:
@@ -34,4 +35,4 @@ async def ready(_: Request) -> JSONResponse:
 
 if __name__ == "__main__":
     routes = [Route("/v1/embeddings", embeddings, methods=["POST"]), Route("/ready", ready)]
-    uvicorn.run(Starlette(routes=routes), host="127.0.0.1", port=int(sys.argv[2]), log_level="error")
+    uvicorn.run(Starlette(routes=routes), host="127.0.0.1", port=int(port), log_level="error")

@@ -15,17 +15,18 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-BATCHES = (8, 16, 32)
+BATCHES = {"cpu": (8, 16, 32), "cuda": (32, 64, 128, 256, 512)}
 REPEATS = 2
 
 
 def main() -> None:
-    kind, model, texts = sys.argv[1], sys.argv[2], json.load(sys.stdin)
-    encode = _torch(model) if kind == "torch" else _exported(kind, model)
+    kind, model, device, dtype = sys.argv[1:]
+    texts = json.load(sys.stdin)
+    encode = _torch(model, device, dtype) if kind == "torch" else _exported(kind, model)
     encode(texts[:64], 16)
     rates = {
         batch: max(_rate(lambda size=batch: encode(texts, size), len(texts)) for _ in range(REPEATS))  # type: ignore[misc]
-        for batch in BATCHES
+        for batch in BATCHES[device.partition(":")[0]]
     }
     best = max(rates, key=lambda batch: rates[batch])
     times = []
@@ -42,10 +43,10 @@ def _rate(work: Callable[[], Any], texts: int) -> float:
     return texts / (time.perf_counter() - began)
 
 
-def _torch(model: str) -> Callable[[list[str], int], Any]:
+def _torch(model: str, device: str, dtype: str) -> Callable[[list[str], int], Any]:
     from sentence_transformers import SentenceTransformer
 
-    loaded = SentenceTransformer(model, device="cpu")
+    loaded = SentenceTransformer(model, device=device, model_kwargs={"dtype": dtype})
     return lambda texts, batch: loaded.encode(texts, batch_size=batch, show_progress_bar=False)
 
 

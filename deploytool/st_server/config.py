@@ -152,7 +152,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-body-mib", default=32, type=_positive, help="size of a request (default: %(default)s)")
     add("--threads", type=_positive, help="CPU threads that compute (default: the CPUs that it may use)")
     add("--lanes", type=_positive,
-        help="batches computed side by side on a CPU, sharing the threads (default: up to 4)")  # fmt: skip
+        help="batches computed side by side (default: up to 4 on a CPU, sharing the threads; 1 on a GPU, "
+        "where each takes the memory of one)")  # fmt: skip
     add(
         "--matryoshka",
         type=_matryoshka,

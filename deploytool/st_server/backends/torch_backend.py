@@ -71,7 +71,7 @@ class TorchBackend:
         self.prompt = model.prompts.get(model.default_prompt_name or "") or ""
         self._normalize = config.normalize or type(model[-1]).__name__ == "Normalize"
         on_cpu = self._device.type == "cpu"
-        self.lanes = (config.lanes or min(config.threads, MAX_LANES)) if on_cpu else 1
+        self.lanes = config.lanes or (min(config.threads, MAX_LANES) if on_cpu else 1)
         self._threads = max(1, config.threads // self.lanes)
         self._threads_alone = max(self._threads, min(config.threads, MAX_THREADS_ALONE))
         self._budget = min(config.max_batch_tokens, CPU_BATCH_TOKENS) if on_cpu else config.max_batch_tokens
