@@ -136,7 +136,7 @@ def test_profile_and_card_set_defaults(tmp_path: Path) -> None:
 
 
 MISFITS: list[tuple[str, str, dict[str, Any]]] = [
-    ("qwen3-8b", "a10g", {"flags": {"max_length": 32768}}),
+    ("qwen3-8b", "a10g", {"engine": "sglang", "flags": {"max_length": 32768}}),
     ("qwen3-8b", "rtx3060-12gb", {}),
     ("qwen3-8b", "t4", {}),
     ("qwen3-4b", "a10g", {"free_mib": 4000.0}),

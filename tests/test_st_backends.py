@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from conftest import Planted
+from conftest import ROOT, Planted
 
 from deploytool.st_server import config, exports
 from deploytool.st_server.backends import choice, loader, probe
@@ -62,6 +62,23 @@ def test_the_vectors_are_those_of_encode_and_torch_stays_away(
     limits = backend.warm_up()
     assert 0 < limits.overhead <= limits.budget
     assert (backend.info.backend, backend.info.dimensions, backend.info.max_length) == (kind, 384, 256)
+
+
+def test_a_decoder_keeps_no_keys_and_values(tmp_path: Path) -> None:
+    made = [sys.executable, str(ROOT / "benchmarks" / "random_model.py"), "tiny", str(tmp_path)]
+    subprocess.run(made, check=True, capture_output=True, timeout=120)
+    program = (
+        "import sys, pathlib, torch\n"
+        "from deploytool.st_server import config\n"
+        "from deploytool.st_server.backends import torch_model\n"
+        "given = config.parse(['--model', sys.argv[1], '--device', 'cpu'], {})\n"
+        "loaded = torch_model.load(given, pathlib.Path(sys.argv[1]), lambda stage: None)\n"
+        "with torch.inference_mode():\n"
+        "    print(loaded.model.transformers_model(torch.tensor([[1, 2, 3]])).past_key_values)\n"
+    )
+    run = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=120, check=False, cwd=ROOT)
+    assert done.stdout.splitlines()[-1:] == ["None"], done.stderr
 
 
 @pytest.mark.slow

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from deploytool.engines import sizes
 from deploytool.memory import (
     CPU_CONTEXT,
-    GPU_CONTEXT,
+    TORCH_GPU_CONTEXT,
     FitVerdict,
     MemoryEstimate,
     Range,
-    activations,
     attention_mask,
     judge,
+    torch_activations,
     torch_parts,
 )
 from deploytool.models import ModelCard
@@ -26,7 +26,7 @@ def size(
     values: Resolver, card: ModelCard, basis: sizes.Basis, on_cpu: bool, warnings: list[str]
 ) -> MemoryEstimate:
     """Choose the longest text and the tokens of one forward pass: the most that fits, else the least."""
-    context = CPU_CONTEXT if on_cpu else GPU_CONTEXT
+    context = CPU_CONTEXT if on_cpu else TORCH_GPU_CONTEXT
     batch = values.given("batch")
     fixed = values.given("max_batch_tokens")
     largest = CPU_BATCH_TOKENS if on_cpu else GPU_BATCH_TOKENS
@@ -43,7 +43,7 @@ def size(
 
     def parts(longest: int, tokens: int) -> tuple[Range, Range]:
         padded = max(tokens, longest)
-        work = activations(basis.arch, basis.dtype, tokens=padded).plus(
+        work = torch_activations(basis.arch, basis.dtype, tokens=padded).plus(
             attention_mask(tokens=padded, longest=longest)
         )
         return torch_parts(basis.weights(), work, context)

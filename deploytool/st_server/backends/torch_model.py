@@ -62,8 +62,20 @@ def load(config: Config, path: Path, stage: Stage) -> Loaded:
     _refuse_other_kinds(model, config)
     if any(parameter.device.type == "meta" for parameter in model.parameters()):
         raise LoadFailed(f"some weights of {config.model} were not loaded")
+    _forget_keys_and_values(model)
     model.eval()
     return Loaded(model, path, device, dtype)
+
+
+def _forget_keys_and_values(model: Any) -> None:
+    """Decoders keep keys and values of every token for a next one that an embedding never has.
+
+    That was four fifths of what a forward pass of Qwen3-Embedding-0.6B took of a card (114,688 of 141,000
+    bytes a token, measured on an H100).
+    """
+    described = getattr(model.transformers_model, "config", None)
+    if described is not None and getattr(described, "use_cache", False):
+        described.use_cache = False
 
 
 def max_length(model: Any, config: Config) -> int:
