@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from example_decisions import SET, example_decision
 from ports import unused_port
 from small_sets import NOTES, write_beir
 from stand_ins import deploying
@@ -27,7 +28,7 @@ from deploytool.bakeoff.stages import Kept, Stage
 from deploytool.catalog import Catalog
 from deploytool.cli.bakeoff import Watcher
 from deploytool.cli.main import run
-from deploytool.decision import Decision
+from deploytool.decision import COLUMNS, Decision
 from deploytool.deployment import UpOptions, up
 from deploytool.errors import BadInput, InvalidFile, Taken
 from deploytool.reports import bakeoff as report
@@ -350,3 +351,109 @@ def test_the_command_writes_every_format(folder: Path, capsys: Any) -> None:
     assert "did you mean quality?" in told and "is no number" in told
     assert run(["bakeoff", str(file), "-o", "x.pdf"]) == 2
     assert run(["bakeoff"]) == 2 and "deploytool bakeoff --init" in capsys.readouterr().err
+
+
+def test_the_reports_say_what_is_real_and_what_is_not() -> None:
+    decision = example_decision()
+    text = report.render(decision, width=200)
+    assert (
+        ".7000 ±.0200 *" in text and ".6880 ±.0200 =" in text and re.search(r"\.6100 ±\.0200(?! [*=])", text)
+    )
+    assert "the queries cannot tell the quality of large and middle apart" in text
+    assert "first in more of them" in text and "bm25 has no place: cost not known" in text
+    assert "card skipped: no card is here" in text
+    for column in COLUMNS:
+        assert column.title in text
+    rows = list(csv.DictReader(io.StringIO(report.csv(decision))))
+    worse = [one[f"{SET} mrr@10 worse_than_best"] for one in rows]
+    assert worse == ["", "False", "True", "True", ""]
+
+
+def test_names_are_shown_and_do_nothing() -> None:
+    decision = example_decision("<b>@x|=1+1</b>\x1b[31m")
+    assert "<b>" not in report.markdown(decision) and "@x" not in report.markdown(decision)
+    page = bakeoff_page.html(decision)
+    assert "<b>" not in page and "&lt;b&gt;" in page
+    assert "\x1b" not in report.render(decision) + page + report.csv(decision)
+
+
+def test_without_any_figure_every_report_can_be_written(bake: Callable[..., Decision]) -> None:
+    decision = bake(NOBODY)
+    for text in (report.render(decision), report.markdown(decision), report.csv(decision)):
+        assert "keyless" in text
+    page = bakeoff_page.html(decision)
+    assert "No system has both figures" in page and "<svg" not in page
+
+
+# The real model
+
+MINILM = """\
+datasets: [notes]
+systems:
+  - {name: minilm, model: all-minilm-l6-v2, profile: cpu}
+load: {batch: [1, 16], concurrency: [1], duration_s: 1, warmup_s: 0, calibration: false, checks: 1}
+capacity: {slo: p99<=10s, max_duration_s: 30, most_qps: 20, start_qps: 20}
+evaluation: {dims: [96]}
+"""
+
+
+def begun(folder: Path, text: str) -> tuple[list[str], subprocess.Popen[str]]:
+    (folder / "bakeoff.yaml").write_text(text)
+    command = [sys.executable, "-m", "deploytool", "bakeoff", str(folder / "bakeoff.yaml"), "--json"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    return command, process
+
+
+def read_until(process: subprocess.Popen[str], words: str) -> None:
+    assert process.stderr is not None
+    seen = []
+    for line in process.stderr:
+        seen.append(line)
+        if words in line:
+            return
+    pytest.fail(f"{words!r} never came: {''.join(seen)}")
+
+
+@pytest.mark.slow
+@pytest.mark.model
+def test_a_real_model_from_start_to_table_killed_in_between(
+    minilm_folder: Path, folder: Path, home: Path
+) -> None:
+    command, process = begun(folder, MINILM)
+    read_until(process, "  capacity ...")
+    process.kill()
+    process.communicate()
+    left = deploying.ours(home)
+    assert left  # the server is there: nobody could take it down
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "was left by a bake-off that was killed" in done.stderr
+    assert done.stderr.count("kept from") == 1 and "load: kept from" in done.stderr
+    assert not deploying.ours(home)
+    found = Decision.model_validate_json(done.stdout).rows[0]
+    assert found.state == "measured" and found.quality["notes"]["recall@1"].value == 1.0
+    numbers = {column.name: found.number(column.name) for column in COLUMNS}
+    assert {name for name, value in numbers.items() if value is None} == {
+        "slo_p99_ms", "slo_concurrency", "usd_per_1m_tokens", "languages", "licence", "local",
+    } - ({"slo_p99_ms"} if numbers["slo_p99_ms"] else set()), numbers  # fmt: skip
+    assert (numbers["dims"], numbers["bytes_per_vector"]) == (384, 1536)
+    assert 80 < (numbers["model_mib"] or 0) < 100 and (numbers["memory_peak_mib"] or 0) > 200
+    assert found.figures["licence"].value == "apache-2.0" and found.figures["local"].value is True
+    assert list(found.by_dims["notes"]) == ["384", "96"]
+
+
+@pytest.mark.slow
+@pytest.mark.model
+def test_ctrl_c_leaves_nothing_running(minilm_folder: Path, folder: Path, home: Path) -> None:
+    _, process = begun(folder, MINILM)
+    read_until(process, "  load ...")
+    assert deploying.ours(home)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert process.returncode == 130
+    assert "finished stages are kept" in said
+    assert not deploying.ours(home)
+    with Store() as store:
+        assert store.deployments() == [] and Kept(store.folder).up() == []

@@ -17,6 +17,7 @@ LARGEST_PX = 30.0  # radius of the largest bubble
 SMALLEST_PX = 5.0
 BAR_PX, STEP_PX = 16.0, 28.0
 WHISKER_PX = 4.0
+NAME_PX = 7.4  # the mean width of a bold character
 
 
 def index_of(decision: Decision, name: str) -> int:
@@ -184,7 +185,8 @@ def by_dims(decision: Decision, dataset: str) -> Markup | None:
     sizes = sorted({int(size) for row in cut for size in row.by_dims[dataset]})
     shown = [one for row in cut for one in row.by_dims[dataset].values()]
     shown += [row.quality[dataset][RANKED_BY] for row in whole]
-    plot = svg.Plot(720, 360, left=58, right=110, top=30)
+    wide = max(len(row.name) for row in [*cut, *whole]) * NAME_PX
+    plot = svg.Plot(720, 360, left=58, right=wide + 24, top=30)
     x = svg.scale(sizes, plot.left + 12, plot.width - plot.right, log_from=1.5)
     y = svg.scale(
         [end for one in shown for end in one.ci95],

@@ -10,6 +10,7 @@ from deploytool.reports import bakeoff_words as words
 from deploytool.reports import page
 from deploytool.reports.markup import Markup, element
 from deploytool.reports.parts import paragraph, scrolled, section
+from deploytool.reports.wording import figure
 
 
 def html(decision: Decision) -> str:
@@ -86,7 +87,7 @@ def _table(decision: Decision) -> Markup:
         for column in COLUMNS
     ]
     rows = [_table_row(decision, row) for row in decision.rows]
-    table = element("table", element("thead", element("tr", heads)), element("tbody", rows))
+    table = element("table", element("thead", element("tr", heads)), element("tbody", rows), class_="named")
     return scrolled(table, "The table")
 
 
@@ -101,8 +102,8 @@ def _table_row(decision: Decision, row: Row) -> Markup:
         found = words.quality_of(row, name, metric)
         cells.append(element("td", words.quality(found), title=words.difference(found) if found else None))
     for column in COLUMNS:
-        figure = row.figures.get(column.name)
-        cells.append(element("td", words.figure(column, figure), title=figure.reason if figure else None))
+        known = row.figures.get(column.name)
+        cells.append(element("td", words.figure(column, known), title=known.reason if known else None))
     return element("tr", cells, class_=row.state if row.state == "failed" else None)
 
 
@@ -114,13 +115,20 @@ def _scatters(decision: Decision) -> Markup | None:
         )
     absent = [row.name for row in decision.rows if row.quality and row.number("single_text_ms") is None]
     text = (
-        "Up is better, left is faster. The area of a bubble is the memory peak; a system whose memory is not "
-        "known has a mark alone. A word-matching baseline's latency is that of a whole search, an embedder's "
-        "that of one vector."
+        "Up is better, left is faster. The area of a bubble is the memory peak; a system whose memory is not known "
+        f"has a mark alone.{_largest(decision)} A word-matching baseline's latency is that of a whole search, an "
+        "embedder's that of one vector."
     )
     if absent:
         text += f" Without a latency, and so not drawn: {', '.join(absent)}."
     return section("scatter", "Quality against latency", paragraph(text), _figures(drawn))
+
+
+def _largest(decision: Decision) -> str:
+    """What the largest bubble stands for."""
+    peaks = {row.name: row.number("memory_peak_mib") or 0.0 for row in decision.rows}
+    name = max(peaks, key=lambda one: peaks[one])
+    return f" The largest is {figure(peaks[name])} MiB ({name})." if peaks[name] else ""
 
 
 def _bars(decision: Decision) -> Markup | None:

@@ -136,6 +136,11 @@ def ranking(decision: Decision) -> list[str]:
         f"{first.name} comes first with these, and in {percent(first.first_share)} of "
         f"{found.draws:,} weightings drawn evenly."
     )
+    often = max(found.standings, key=lambda one: one.first_share)
+    if often.first_share > first.first_share:
+        lines.append(
+            f"{often.name} is first in more of them ({percent(often.first_share)}): the weights decide."
+        )
     lines += [line for name in found.weights if (line := _holds(found, name))]
     lines += [f"{name} does not count: {why}." for name, why in found.dropped.items()]
     lines += [f"{name} has no place: {why}." for name, why in found.unranked.items()]
@@ -210,6 +215,7 @@ def quality_of(row: Row, name: str, metric: str) -> Quality | None:
 
 def in_columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows of texts as aligned lines; the first column flush left, the others flush right."""
+    rows = [[wording.plain(text) for text in row] for row in rows]
     widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
     return [
         "  ".join(
