@@ -287,10 +287,17 @@ def _facts(found: Found) -> dict[str, Figure]:
     licence = Figure(value=looked.card.licence) if looked.card else unknown("an address without a model card")
     return {
         "usd_per_1m_tokens": _price(found),
-        "languages": unknown("the model card does not say"),
+        "languages": _languages(found),
         "licence": licence,
         "local": _local(found),
     }
+
+
+def _languages(found: Found) -> Figure:
+    card = found.looked.card
+    if card is None or card.languages is None:
+        return unknown("an address without a model card" if card is None else "the model card does not say")
+    return Figure(value=card.languages)
 
 
 def _package_licence(package: str) -> Figure:
