@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from deploytool.bakeoff.config import Bakeoff
-from deploytool.bakeoff.figures import Found, figures
+from deploytool.bakeoff.figures import figures
+from deploytool.bakeoff.found import Found
 from deploytool.bakeoff.looking import CANNOT_RUN, Looked, look, told
 from deploytool.bakeoff.measuring import Measuring, Planned
 from deploytool.bakeoff.opening import OpenSet, Surroundings, Target, opened, take_down_left_over

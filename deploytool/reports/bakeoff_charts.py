@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from deploytool.decision import RANKED_BY, Decision, Quality, Row
 from deploytool.reports import bakeoff_words as words
@@ -47,40 +47,38 @@ def scatter(decision: Decision, dataset: str) -> Markup | None:
         log_from=math.inf,
         zero=False,
     )
-    most = max((row.number("memory_peak_mib") or 0.0 for row in rows), default=0.0)
-    labels = svg.Labels(plot.width, plot.height - plot.bottom)
-    bubbles, marks, places = [], [], []
-    for row in sorted(rows, key=lambda one: -(one.number("memory_peak_mib") or 0.0)):
-        index, at = index_of(decision, row.name), _number(row, "single_text_ms")
-        left, top = x(at), y(found[row.name].value)
-        radius = _radius(row.number("memory_peak_mib"), most)
-        bubbles.append(_bubble(left, top, radius, index))
-        low, high = found[row.name].ci95
-        marks.append(_upright(left, y(low), y(high)))
-        marks.append(svg.marker(left, top, index, _words(row, found[row.name])))
-        labels.keep_free(left, top, 9)
-        places.append((left, top, row.name, index))
-    names = [
-        labels.place(
-            left,
-            top,
-            name,
-            f"name {svg.series_class(index)}",
-            needed=True,
-            colour=svg.PALETTE[index % len(svg.PALETTE)],
-        )
-        for left, top, name, index in places
-    ]
+    drawn = _points(decision, {row.name: row for row in rows}, found, x, y, plot)
     drawing = plot.drawn(
         f"Quality against latency on {dataset}",
         f"{TITLE} by the latency of one text; the area of a bubble is the memory peak. Up and left is better.",
         plot.x_axis(x, f"latency of one text, P50, ms{' (log scale)' if x.log else ''}"),
         plot.y_axis(y, f"{TITLE}, with its 95 % interval"),
-        bubbles,
-        marks,
-        names,
+        drawn,
     )
     return scrolled(drawing, f"Quality against latency on {dataset}")
+
+
+def _points(
+    decision: Decision,
+    rows: Mapping[str, Row],
+    found: Mapping[str, Quality],
+    x: svg.Scale,
+    y: svg.Scale,
+    plot: svg.Plot,
+) -> Markup:
+    """Bubbles, the largest below; on them whiskers and marks, then names where there is room."""
+    labels = svg.Labels(plot.width, plot.height - plot.bottom)
+    most = max((row.number("memory_peak_mib") or 0.0 for row in rows.values()), default=0.0)
+    bubbles, marks, places = [], [], []
+    for name, row in sorted(rows.items(), key=lambda one: -(one[1].number("memory_peak_mib") or 0.0)):
+        index, (low, high) = index_of(decision, name), found[name].ci95
+        left, top = x(_number(row, "single_text_ms")), y(found[name].value)
+        bubbles.append(_bubble(left, top, _radius(row.number("memory_peak_mib"), most), index))
+        marks.append(_upright(left, y(low), y(high)))
+        marks.append(svg.marker(left, top, index, _words(row, found[name])))
+        labels.keep_free(left, top, 9)
+        places.append((left, top, name, index))
+    return join(bubbles, marks, [_name(labels, *place) for place in places])
 
 
 def _number(row: Row, name: str) -> float:
