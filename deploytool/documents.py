@@ -28,11 +28,12 @@ class Fault(NamedTuple):
 Rule = Callable[[Any], Iterable[Fault]]
 
 
-def load(path: Path, model: type[T], rules: Sequence[Rule] = ()) -> T:
+def load(path: Path, model: type[T], rules: Sequence[Rule] = (), *, plain: Sequence[Rule] = ()) -> T:
     """The file as a `model`.
 
-    Each rule takes the document, where a field that could not be read is None. Raises InvalidFile with all
-    problems: of the text, of single fields, and of the rules.
+    Each rule takes the document, where a field that could not be read is None; a rule of `plain` takes the
+    file's plain data and is heard even where fields are wrong. Raises InvalidFile with all problems: of the
+    text, of single fields, and of the rules.
     """
     data, lines, flaws = read_yaml(path)
     problems = [Problem(path, flaw.line, dotted(flaw.place), flaw.message) for flaw in flaws]
@@ -49,6 +50,9 @@ def load(path: Path, model: type[T], rules: Sequence[Rule] = ()) -> T:
             wrong.add(fault.field[0] if fault.field else "")
             if all(flaw.place != fault.field for flaw in flaws):  # that one has been told
                 problems.append(_problem(path, lines, fault))
+    told = {problem.field for problem in problems}
+    faults = (fault for rule in plain for fault in rule(data))
+    problems += [_problem(path, lines, fault) for fault in faults if dotted(fault.field) not in told]
     readable = document if document is not None else _partial(model, data, wrong)
     for rule in rules:
         problems += [

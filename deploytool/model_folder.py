@@ -76,6 +76,7 @@ def read_folder(
             prompts=prompts(settings),
             max_tokens=max_tokens(files, config),
             licence=_licence(folder),
+            languages=_languages(folder),
             remote_code=_remote_code(files),
             notes=tuple(files.notes),
             sources=(f"the model's own files in {folder}",),
@@ -178,12 +179,29 @@ def _remote_code(files: ModelFolder) -> RemoteCode:
     return RemoteCode(required=False)
 
 
-def _licence(folder: Path) -> str:
-    """The licence that the front matter of README.md states."""
+def _front_matter(folder: Path) -> str:
+    """The front matter of README.md; empty where there is none."""
     try:
         head = (folder / "README.md").read_text(encoding="utf-8", errors="replace")[:20_000]
     except OSError:
-        return "unknown"
+        return ""
     front = re.match(r"---\s*\n(.*?)\n---", head, re.DOTALL)
-    found = re.search(r"^license:\s*([\w.+-]+)\s*$", front.group(1), re.MULTILINE) if front else None
+    return front.group(1) if front else ""
+
+
+def _licence(folder: Path) -> str:
+    """The licence that the front matter of README.md states."""
+    found = re.search(r"^license:\s*([\w.+-]+)\s*$", _front_matter(folder), re.MULTILINE)
     return found.group(1) if found else "unknown"
+
+
+def _languages(folder: Path) -> str | None:
+    """The language, or the list of them, that the front matter of README.md states."""
+    found = re.search(
+        r"^language:\s*(?:([\w-]+)|\[([^\]\n]*)\]|((?:\n\s*- *[\w-]+)+))\s*$",
+        _front_matter(folder),
+        re.MULTILINE,
+    )
+    if found is None:
+        return None
+    return ", ".join(re.findall(r"\w[\w-]*", "".join(part or "" for part in found.groups()))) or None

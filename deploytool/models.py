@@ -125,6 +125,7 @@ class ModelCard(Document):
         default=None, gt=0, description="longest text in training, where that is below max_tokens"
     )
     licence: str
+    languages: str | None = Field(default=None, description="as the model's own card says it; None: unknown")
     gated: bool = False
     remote_code: RemoteCode = RemoteCode(required=False)
     engines: dict[str, EngineSupport] = Field(default_factory=dict)

@@ -25,7 +25,8 @@ LAYERS: dict[str, int] = {
     "targets": 8, "plans": 8, "fitting": 9, "preflight": 9, "deployment": 10, "benchmark": 10, "evaluation": 10,
     "comparison": 10, "thresholds": 2, "noise": 3, "sizing": 4, "compared": 4, "capacity": 11, "gate": 11,
     "reference": 9, "verification": 9, "calibrating": 11, "doctor": 11,
-    "cli": 12, "__main__": 13,
+    "weighing": 4, "decision": 5, "launching": 10, "bakeoff": 12,
+    "cli": 13, "__main__": 14,
 }  # fmt: skip
 APART = "st_server"
 MODULES = sorted(PACKAGE.rglob("*.py"))

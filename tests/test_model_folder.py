@@ -137,6 +137,21 @@ def test_how_much_of_a_text_is_read(tmp_path: Path, files: dict[str, Any], token
     assert card(tmp_path, {"config.json": BERT} | files).max_tokens == tokens
 
 
+@pytest.mark.parametrize(
+    ("front", "languages"),
+    [
+        ("language: en", "en"),
+        ("language: [en, zh-CN]", "en, zh-CN"),
+        ("language:\n- en\n  - de\ntags: [x]", "en, de"),
+        ("tags: [x]", None),
+        ("language: []", None),
+    ],
+)
+def test_languages_are_those_of_the_readme(tmp_path: Path, front: str, languages: str | None) -> None:
+    text = f"---\n{front}\n---\nlanguage: fr\n"
+    assert card(tmp_path, {"config.json": BERT, "README.md": text}).languages == languages
+
+
 def test_prompts_licence_and_matryoshka(tmp_path: Path) -> None:
     files = {
         "config.json": BERT | {"is_matryoshka": True, "matryoshka_dimensions": [16, 32]},

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from example_decisions import example_decision
 from example_runs import (
     GRID,
     LARGE_GRID,
@@ -23,7 +24,7 @@ from example_runs import (
     request_rows,
 )
 
-from deploytool.reports import html
+from deploytool.reports import bakeoff_page, html
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not on PATH: the page was not rendered")
@@ -65,6 +66,7 @@ def pages() -> dict[str, str]:
         name: html.render(run(), request_rows(grid), memory_rows(grid, card=name == "card"))
         for name, (run, grid) in grids.items()
     }
+    found["bakeoff"] = bakeoff_page.html(example_decision("a-system-of-a-rather-long-name"))
     return found | {"empty": html.render(empty_run(), None, None)}
 
 
@@ -100,7 +102,9 @@ def measured(page: str, tmp_path: Path, *flags: str) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("name", ["card", "large", "hostile", "empty"])
+@pytest.mark.parametrize(
+    "name", ["card", "large", "hostile", "empty", pytest.param("bakeoff", marks=pytest.mark.slow)]
+)
 def test_the_page_has_no_sideways_scroll(name: str, tmp_path: Path) -> None:
     drawings = pages()[name].count("<svg")
     for found, width in zip(measured(pages()[name], tmp_path), (PHONE, DESK), strict=True):

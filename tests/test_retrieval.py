@@ -22,6 +22,7 @@ from deploytool.retrieval.intervals import bootstrap, bootstrap_all, paired
 from deploytool.retrieval.lexical import guess_language, rank_lexical, words_for
 from deploytool.retrieval.metrics import METRICS, score
 from deploytool.retrieval.search import Ranking, from_lists, rank, rescore
+from deploytool.retrieval.sets import open_dataset
 from deploytool.retrieval.stdlib_code import stdlib_code
 from deploytool.retrieval.vectors import cut, normalised, similarity
 
@@ -231,9 +232,15 @@ def test_bytes_before_and_after_lines_do_no_harm(tmp_path: Path) -> None:
 def test_the_standard_library_is_a_set() -> None:
     first = stdlib_code()
     assert len(first.queries) == len(first.documents) > 1000
-    assert first.fingerprint() == stdlib_code().fingerprint()
+    assert first.fingerprint() == stdlib_code.__wrapped__().fingerprint()
     assert '"""' not in first.documents["textwrap:dedent"].split("\n")[1]
     assert first.queries["textwrap:dedent"].startswith("Remove any common leading whitespace")
+    part, smaller = open_dataset("stdlib:200"), open_dataset("stdlib:100")
+    assert len(part.queries) == len(part.documents) == 200 and part.name == f"{first.name}:200"
+    assert smaller.queries.items() < part.queries.items() < first.queries.items()
+    assert open_dataset("stdlib:99999") is first
+    with pytest.raises(BadInput, match="no part of stdlib"):
+        open_dataset("stdlib:many")
 
 
 SPACE = Space("model", "revision", "engine", "query: ", 0)

@@ -42,6 +42,7 @@ def calibrate(
     from deploytool.calibrating import calibrate as measure
     from deploytool.catalog import Catalog
     from deploytool.cli.load_view import PlainView
+    from deploytool.planning.choices import cards_asked
     from deploytool.plans import prepare, resolve_alias
     from deploytool.store import Store
 
@@ -50,7 +51,7 @@ def calibrate(
         batch=batch, seq_len=seq_len, dtype=dtype, tp=tp, port="auto", assignments=assignments
     )
     hardware = resolve_alias(catalog.hardware(profile), catalog)
-    live = preflight.live(hardware, count=options.cards_asked(given))
+    live = preflight.live(hardware, count=cards_asked(given))
     prepared = prepare(
         model,
         profile,

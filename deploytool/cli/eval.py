@@ -28,7 +28,7 @@ def evaluate(
         typer.Option(
             "--dataset",
             metavar="D",
-            help="A folder in BEIR's layout, stdlib (made from Python's own), or mteb:NAME.",
+            help="A folder in BEIR's layout, stdlib (made from Python's own), stdlib:N, or mteb:NAME.",
         ),
     ],
     split: Annotated[str, typer.Option("--split", metavar="NAME", help="Of the set's qrels.")] = "test",

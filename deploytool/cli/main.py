@@ -62,6 +62,12 @@ COMMANDS: dict[str, Verb] = {
     "golden": Verb("golden", "app", "Golden vectors: make, list.", "Measure"),
     "load": Verb("load", "load", "Load an endpoint over a batch x concurrency grid.", "Measure"),
     "eval": Verb("eval", "evaluate", "Measure retrieval quality on a data set, with intervals.", "Measure"),
+    "bakeoff": Verb(
+        "bakeoff",
+        "bakeoff",
+        "Compare systems side by side: quality, latency, capacity, memory, cost.",
+        "Measure",
+    ),
     "runs": Verb("runs", "app", "Load runs: list, show, export.", "Measure"),
     "report": Verb("report", "report", "Write a run as one HTML file that opens offline.", "Measure"),
     "compare": Verb(

@@ -115,6 +115,7 @@ def _print(card: ModelCard, path: Path | None) -> None:
             ("context", f"{card.max_tokens} tokens" if card.max_tokens else "unknown"),
             ("trained on up to", f"{card.trained_tokens} tokens" if card.trained_tokens else None),
             ("licence", f"{card.licence}{' (gated: its terms are accepted first)' if card.gated else ''}"),
+            ("languages", card.languages),
             ("remote code", _remote_code(card)),
             *_engines(card),
             ("scores", ", ".join(f"{name} {score:g}" for name, score in card.scores.items())),

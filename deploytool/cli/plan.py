@@ -10,6 +10,7 @@ from deploytool.cli import plan_options as options
 from deploytool.cli.plan_options import flags, show_misfit, show_plan
 from deploytool.deployment.keys import given_key
 from deploytool.planning import AUTO
+from deploytool.planning.choices import cards_asked
 from deploytool.plans import PlanDoesNotFit, prepare, resolve_alias
 
 __all__ = ["flags", "plan", "show_misfit", "show_plan"]
@@ -39,7 +40,7 @@ def plan(
         batch=batch, seq_len=seq_len, dtype=dtype, tp=tp, host=host, port=port, assignments=assignments
     )
     hardware = resolve_alias(catalog.hardware(profile), catalog)
-    live = preflight.live(hardware, count=options.cards_asked(given))
+    live = preflight.live(hardware, count=cards_asked(given))
     try:
         with preflight.naming_holders(live):
             prepared = prepare(

@@ -92,16 +92,6 @@ def flags(
     return parse_assignments(assignments or []) | given
 
 
-def cards_asked(given: Mapping[str, Scalar]) -> int:
-    """How many cards the flags ask for; 1 where they say nothing, or nothing that can be read (yet)."""
-    return _number(given.get("tensor_parallel", 1)) * _number(given.get("data_parallel", 1))
-
-
-def _number(value: Scalar) -> int:
-    text = str(value).strip()
-    return int(text) if text.isdecimal() and int(text) else 1
-
-
 def show_plan(prepared: Prepared, *, json: bool) -> None:
     """Print a plan: one JSON document, or the text for people (warnings on stderr)."""
     plan = prepared.plan

@@ -6,7 +6,6 @@ Apart from `deploy`, so that `ps` need not import all this.
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
 from typing import Annotated
 
 import typer
@@ -22,9 +21,9 @@ from deploytool.cli.plan_options import flags, show_misfit, show_plan
 from deploytool.deployment import UpOptions, given_key
 from deploytool.deployment import up as bring_up
 from deploytool.errors import BadInput
-from deploytool.hardware import Scalar
+from deploytool.launching import on_cards, planned_here
 from deploytool.planning import AUTO
-from deploytool.plans import PlanDoesNotFit, Prepared, prepare, resolve_alias
+from deploytool.plans import PlanDoesNotFit
 from deploytool.store import Store
 
 PANEL = "Start"
@@ -97,7 +96,7 @@ def up(
     )
     look = not skip_preflight
     try:
-        prepared = _prepared(
+        prepared = planned_here(
             model,
             profile,
             engine,
@@ -139,7 +138,7 @@ def up(
     with Store() as store:
         try:
             deployment = bring_up(
-                _on_cards(prepared, gpus), wanted, store, narrator.line, key=key, tick=narrator.tick
+                on_cards(prepared, gpus), wanted, store, narrator.line, key=key, tick=narrator.tick
             )
         finally:
             narrator.clear()
@@ -158,47 +157,3 @@ def _indices(text: str | None) -> tuple[int, ...] | None:
             f"--gpu {text!r} is no list of GPUs", hint="numbers as in nvidia-smi, such as 0 or 0,1"
         )
     return tuple(int(word) for word in words)
-
-
-def _prepared(
-    model: str,
-    profile: str,
-    engine: str,
-    given: dict[str, Scalar],
-    catalog: Catalog,
-    *,
-    gpus: tuple[int, ...] | None,
-    with_key: bool,
-    look: bool,
-    verify: bool,
-) -> Prepared:
-    """The plan, compared with what is free now unless that is not to be looked at."""
-    hardware = resolve_alias(catalog.hardware(profile), catalog)
-    if hardware.kind == "cpu" and gpus:
-        raise BadInput(
-            "--gpu: the profile cpu uses no card", hint="leave --gpu out, or take a card's profile"
-        )
-    live = preflight.live(hardware, gpus=gpus, count=options.cards_asked(given)) if look else None
-    count = len(gpus) if gpus else len(live.gpus) if live else 0
-    with preflight.naming_holders(live) if live else nullcontext():
-        return prepare(
-            model,
-            profile,
-            engine=engine,
-            flags=given,
-            with_key=with_key,
-            catalog=catalog,
-            free_mib=live.free_mib if live else None,
-            gpus=count or None,
-            verify=verify,
-        )
-
-
-def _on_cards(prepared: Prepared, gpus: tuple[int, ...] | None) -> Prepared:
-    """The plan on the cards asked for, else on those of the profile with most free memory."""
-    if prepared.hardware.kind == "cpu":
-        return prepared
-    plan = prepared.plan
-    devices = gpus or preflight.choose(prepared.hardware, plan.cards) or plan.launch.devices
-    launch = plan.launch.model_copy(update={"devices": devices[: plan.cards]})
-    return prepared._replace(plan=plan.model_copy(update={"launch": launch}))

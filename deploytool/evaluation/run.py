@@ -19,11 +19,11 @@ from deploytool.evaluation.pipeline import Pipeline, Task
 from deploytool.evaluation.record import Comparison, EvalRecord
 from deploytool.evaluation.reranking import Reranker
 from deploytool.evaluation.retrying import Retries
-from deploytool.evaluation.sets import open_dataset
 from deploytool.evaluation.systems import Lexical, Served, System, find_system
 from deploytool.retrieval import milvus
 from deploytool.retrieval.cache import EmbeddingCache
 from deploytool.retrieval.lexical import PACKAGES
+from deploytool.retrieval.sets import open_dataset
 from deploytool.store import Store
 
 FOLDER = "evaluations"

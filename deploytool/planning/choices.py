@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from deploytool.errors import Incompatible
-from deploytool.hardware import BF16_CAPABILITY, Dtype, HardwareProfile
+from deploytool.hardware import BF16_CAPABILITY, Dtype, HardwareProfile, Scalar
 from deploytool.models import Architecture, EngineSupport, ModelCard
 from deploytool.planning import Engine
 
@@ -128,3 +128,13 @@ def check_engine(
 
 def _model_type(card: ModelCard) -> str:
     return card.architecture.model_type if card.architecture else ""
+
+
+def cards_asked(given: Mapping[str, Scalar]) -> int:
+    """How many cards the flags ask for; 1 where they say nothing, or nothing that can be read (yet)."""
+    return _number(given.get("tensor_parallel", 1)) * _number(given.get("data_parallel", 1))
+
+
+def _number(value: Scalar) -> int:
+    text = str(value).strip()
+    return int(text) if text.isdecimal() and int(text) else 1

@@ -19,7 +19,7 @@ def render(record: RunRecord) -> str:
     out = io.StringIO(newline="")
     writer = csv.DictWriter(out, header)
     writer.writeheader()
-    writer.writerows({name: _safe(value) for name, value in row.items()} for row in rows)
+    writer.writerows({name: safe(value) for name, value in row.items()} for row in rows)
     return out.getvalue()
 
 
@@ -66,7 +66,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _safe(value: Any) -> Any:
+def safe(value: Any) -> Any:
     """A spreadsheet takes text that begins like a formula for one; an apostrophe keeps it text."""
     if not isinstance(value, str):
         return value

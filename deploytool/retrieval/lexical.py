@@ -26,6 +26,7 @@ _HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]")
 SAMPLE = 200
 
 Analyzer = Callable[[str], list[str]]
+Rows = Callable[[list[list[str]]], "Iterable[Matrix]"]  # queries as words -> scores of all documents, by row
 
 
 @dataclass(frozen=True)
@@ -106,22 +107,41 @@ def _chinese() -> Analyzer:
     return analyze
 
 
-def rank_lexical(
-    method: str, queries: Sequence[str], documents: dict[str, str], words: Words, k: int
-) -> Ranking:
-    """For each query its `k` best documents that share a word with it. BadInput where no text has words."""
+@dataclass(frozen=True)
+class WordIndex:
+    """Documents, cut into words and indexed. `size_bytes` is of the index's arrays, without ids and words."""
+
+    ids: tuple[str, ...]
+    words: Words
+    rows: Rows
+    size_bytes: int
+
+    def search(self, queries: Sequence[str], k: int) -> Ranking:
+        """For each query its `k` best documents that share a word with it."""
+        asked = [self.words.analyze(query) for query in queries]
+        return rank_scores(self.rows(asked), self.ids, len(queries), k, above=0.0)
+
+
+def word_index(method: str, documents: dict[str, str], words: Words) -> WordIndex:
+    """The index of `bm25` or `tfidf`. BadInput where no text has words."""
     ids = sorted(documents)
     texts = [words.analyze(documents[name]) for name in ids]
     if not any(texts):
         raise BadInput(
             "no document has a word", hint=f"cut as {words.language}; choose another with --language"
         )
-    rows = {"bm25": _bm25, "tfidf": _tfidf}[method]
-    asked = [words.analyze(query) for query in queries]
-    return rank_scores(rows(asked, texts), ids, len(queries), k, above=0.0)
+    rows, size_bytes = {"bm25": _bm25, "tfidf": _tfidf}[method](texts)
+    return WordIndex(tuple(ids), words, rows, size_bytes)
 
 
-def _bm25(queries: list[list[str]], documents: list[list[str]]) -> Iterable[Matrix]:
+def rank_lexical(
+    method: str, queries: Sequence[str], documents: dict[str, str], words: Words, k: int
+) -> Ranking:
+    """For each query its `k` best documents that share a word with it. BadInput where no text has words."""
+    return word_index(method, documents, words).search(queries, k)
+
+
+def _bm25(documents: list[list[str]]) -> tuple[Rows, int]:
     """Lucene's BM25, k1 1.5, b .75: the defaults of bm25s."""
     try:
         import bm25s
@@ -132,12 +152,16 @@ def _bm25(queries: list[list[str]], documents: list[list[str]]) -> Iterable[Matr
     index = bm25s.BM25()
     index.index(documents, show_progress=False)
     known = index.vocab_dict
-    for query in queries:
-        found = [word for word in query if word in known]
-        yield index.get_scores(found) if found else np.zeros(len(documents), dtype=np.float32)
+
+    def rows(queries: list[list[str]]) -> Iterable[Matrix]:
+        for query in queries:
+            found = [word for word in query if word in known]
+            yield index.get_scores(found) if found else np.zeros(len(documents), dtype=np.float32)
+
+    return rows, sum(int(index.scores[part].nbytes) for part in ("data", "indices", "indptr"))
 
 
-def _tfidf(queries: list[list[str]], documents: list[list[str]]) -> Iterable[Matrix]:
+def _tfidf(documents: list[list[str]]) -> tuple[Rows, int]:
     """Cosine of log-scaled TF-IDF vectors."""
     try:
         from sklearn.feature_extraction.text import TfidfVectorizer
@@ -146,5 +170,9 @@ def _tfidf(queries: list[list[str]], documents: list[list[str]]) -> Iterable[Mat
 
     vectorizer: Any = TfidfVectorizer(analyzer=lambda words: words, sublinear_tf=True)
     matrix = vectorizer.fit_transform(documents)
-    for start in range(0, len(queries), 256):
-        yield from (vectorizer.transform(queries[start : start + 256]) @ matrix.T).toarray()
+
+    def rows(queries: list[list[str]]) -> Iterable[Matrix]:
+        for start in range(0, len(queries), 256):
+            yield from (vectorizer.transform(queries[start : start + 256]) @ matrix.T).toarray()
+
+    return rows, sum(int(part.nbytes) for part in (matrix.data, matrix.indices, matrix.indptr))
