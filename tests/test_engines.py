@@ -15,6 +15,7 @@ from deploytool.hardware import Scalar
 from deploytool.launch import FREE_PORT, SECRET_FILE
 from deploytool.models import Architecture, ModelCard, Pooling
 from deploytool.planning import Plan, PlanRequest
+from deploytool.plans import any_pooling
 
 CATALOG = Catalog()
 SGLANG, ST = ENGINES["sglang"], ENGINES["sentence-transformers"]
@@ -292,9 +293,12 @@ def test_batch_and_length_bound_the_forward_pass() -> None:
     assert small.memory.expected_mib < large.memory.expected_mib
 
 
-def test_an_encoder_gets_a_pooling_and_a_warning() -> None:
-    made = plan("codebert", "cpu", ST.name)
-    assert flag(made, "--pooling") == "mean"
+def test_an_encoder_is_asked_for_its_pooling() -> None:
+    with pytest.raises(BadInput, match="codebert is an encoder that ships no pooling") as caught:
+        plan("codebert", "cpu", ST.name)
+    assert "--pooling mean" in (caught.value.hint or "")
+    made = plan("codebert", "cpu", ST.name, pooling="mean")
+    assert flag(made, "--pooling") == "mean" and made.value("pooling") == "mean"
     assert any("not an embedding model" in warning for warning in made.warnings)
     assert flag(plan("codebert", "cpu", ST.name, pooling="cls"), "--pooling") == "cls"
     assert "--pooling" not in plan("bge-m3", "cpu", ST.name).launch.argv
@@ -449,7 +453,7 @@ def test_our_server_takes_the_lines_that_are_planned() -> None:
             {"trust_remote_code": "yes", "revision": "0" * 40} if model.remote_code.required else {}
         )
         for profile in ("cpu", "a10g"):
-            made = plan(model, profile, ST.name, **pinned)
+            made = plan(model, profile, ST.name, **pinned, **any_pooling(model))
             config = parse(made.launch.argv[3:], {"DEPLOYTOOL_API_KEY": "k"})
             assert config.max_batch_tokens == made.value("max_batch_tokens")
             assert config.max_length == made.value("max_length")

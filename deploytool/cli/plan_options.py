@@ -45,6 +45,15 @@ TensorParallel = Annotated[
         "--tp", help="Cards that share the model (default: the fewest that fit).", rich_help_panel=PANEL
     ),
 ]
+Pooling = Annotated[
+    str | None,
+    typer.Option(
+        "--pooling",
+        metavar="mean|cls|last",
+        help="Asked for where an encoder ships none (codebert, starencoder).",
+        rich_help_panel=PANEL,
+    ),
+]
 Host = Annotated[
     str | None,
     typer.Option("--host", help="Address to listen on (default: 127.0.0.1; others need an API key)."),
@@ -75,6 +84,7 @@ def flags(
     seq_len: int | None = None,
     dtype: str | None = None,
     tp: int | None = None,
+    pooling: str | None = None,
     host: str | None = None,
     port: str | None = None,
     assignments: list[str] | None = None,
@@ -85,6 +95,7 @@ def flags(
         "max_length": seq_len,
         "dtype": dtype,
         "tensor_parallel": tp,
+        "pooling": pooling,
         "host": host,
         "port": port,
     }

@@ -131,6 +131,11 @@ def planned(
     return plan, [*version, *why, *instead]
 
 
+def any_pooling(card: ModelCard) -> dict[str, Scalar]:
+    """Flags for a plan whose memory alone is of interest: it is the same with every pooling."""
+    return {"pooling": "mean"} if card.kind == "encoder" and card.pooling is None else {}
+
+
 def known_here() -> tuple[Known, list[str]]:
     """What this machine knows beside profiles and cards, and warnings about it.
 
