@@ -20,6 +20,7 @@ from deploytool.model_rules import model_faults
 from deploytool.models import ModelCard
 from deploytool.paths import profile_dirs
 from deploytool.schema import Document
+from deploytool.word_vectors import is_word_vectors, read_word_vectors
 
 Kind = Literal["hardware", "models"]
 T = TypeVar("T", bound=Document)
@@ -105,6 +106,8 @@ class Catalog:
         folder = Path(reference).expanduser()
         if reference and folder.is_dir():
             return self._from_folder(folder.resolve())
+        if reference and is_word_vectors(folder):
+            return read_word_vectors(folder.resolve())
         if HUB_ID.fullmatch(reference) and not reference.startswith("."):
             return self._from_hub(reference)
         if "/" in reference or reference.startswith(("~", ".")):

@@ -453,7 +453,8 @@ def test_our_server_takes_the_lines_that_are_planned() -> None:
             {"trust_remote_code": "yes", "revision": "0" * 40} if model.remote_code.required else {}
         )
         for profile in ("cpu", "a10g"):
-            made = plan(model, profile, ST.name, **pinned, **any_pooling(model))
+            flags: dict[str, Any] = {**pinned, **any_pooling(model)}
+            made = plan(model, profile, ST.name, **flags)
             config = parse(made.launch.argv[3:], {"DEPLOYTOOL_API_KEY": "k"})
             assert config.max_batch_tokens == made.value("max_batch_tokens")
             assert config.max_length == made.value("max_length")
