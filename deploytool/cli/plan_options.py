@@ -19,7 +19,7 @@ Model = Annotated[str, typer.Argument(help="A model card's name, a local folder,
 Profile = Annotated[str, typer.Option("--profile", help="Hardware profile; see `deploytool profiles list`.")]
 EngineName = Annotated[
     str,
-    typer.Option("--engine", help="auto, sglang or sentence-transformers.", rich_help_panel=PANEL),
+    typer.Option("--engine", help="auto, sglang, sentence-transformers or llama-cpp.", rich_help_panel=PANEL),
 ]
 Batch = Annotated[
     int | None,

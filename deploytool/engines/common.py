@@ -12,7 +12,7 @@ from deploytool.errors import BadInput, Incompatible
 from deploytool.hardware import Dtype, HardwareProfile, Scalar
 from deploytool.launch import FREE_PORT, SECRET_FILE, LaunchSpec
 from deploytool.memory import MemoryEstimate
-from deploytool.models import ModelCard
+from deploytool.models import EngineSupport, ModelCard
 from deploytool.planning import AUTO, Plan, PlanRequest
 from deploytool.planning.choices import check_dtype, choose_dtype
 from deploytool.settings import Origin, Resolver, Setting, Value
@@ -38,6 +38,7 @@ MODEL_SETTINGS = (
     Setting(name="batch", type="int", minimum=1, help="longest texts in one forward pass (--batch)"),
     Setting(name="tensor_parallel", type="int", minimum=1, help="cards that share the model (--tp)"),
 )
+GGUF = EngineSupport(verdict="unsupported", reason="GGUF files are served by llama-cpp")
 POOLING = Setting(
     name="pooling",
     type="str",

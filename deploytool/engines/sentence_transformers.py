@@ -98,12 +98,14 @@ class SentenceTransformers:
     """See planning.Engine."""
 
     name = NAME
-    extra = "serve"
+    install = "pip install 'deploytool[serve]'"
     versions: tuple[str, ...] = ("5", "6")
     settings: tuple[Setting, ...] = SETTINGS
     hazards: tuple[str, ...] = ()
 
     def support(self, card: ModelCard) -> EngineSupport:
+        if card.gguf is not None:
+            return common.GGUF
         if NAME in card.engines:
             return card.engines[NAME]
         if card.kind == "api":
