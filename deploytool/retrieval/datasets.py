@@ -6,8 +6,8 @@ BEIR's layout: `corpus.jsonl` and `queries.jsonl` with `_id`, `text` (a document
 
 from __future__ import annotations
 
-import hashlib
 import codecs
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
