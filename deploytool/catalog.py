@@ -14,12 +14,14 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 from deploytool import hub_cache
 from deploytool.documents import Fault, Rule, load
 from deploytool.errors import BadInput, InvalidFile, NotAvailable, Problem, UnknownName, nearest
+from deploytool.gguf_card import ENDING, only_file, read_gguf
 from deploytool.hardware import HardwareProfile, hardware_faults
 from deploytool.model_folder import read_folder
 from deploytool.model_rules import model_faults
 from deploytool.models import ModelCard
 from deploytool.paths import profile_dirs
 from deploytool.schema import Document
+from deploytool.word_vectors import is_word_vectors, read_word_vectors
 
 Kind = Literal["hardware", "models"]
 T = TypeVar("T", bound=Document)
@@ -104,7 +106,14 @@ class Catalog:
             return self.read_model(files[reference])
         folder = Path(reference).expanduser()
         if reference and folder.is_dir():
+            gguf = only_file(folder)
+            if gguf is not None:
+                return read_gguf(gguf.resolve())
             return self._from_folder(folder.resolve())
+        if reference.lower().endswith(ENDING) and folder.is_file():
+            return read_gguf(folder.resolve())
+        if reference and is_word_vectors(folder):
+            return read_word_vectors(folder.resolve())
         if HUB_ID.fullmatch(reference) and not reference.startswith("."):
             return self._from_hub(reference)
         if "/" in reference or reference.startswith(("~", ".")):

@@ -13,7 +13,7 @@ from deploytool.hardware import Dtype, HardwareProfile, Scalar
 from deploytool.memory import MIB, FitVerdict, kv_bytes_per_token
 from deploytool.models import ModelCard
 from deploytool.planning import AUTO, Plan, PlanRequest
-from deploytool.plans import Known, planned
+from deploytool.plans import Known, any_pooling, planned
 from deploytool.schema import Document
 from deploytool.telemetry import host
 
@@ -83,7 +83,7 @@ def fit(
     on_cpu = hardware.kind == "cpu"
     request = PlanRequest(
         engine=engine,
-        flags=dict(flags),
+        flags={**any_pooling(card), **flags},
         gpus=None if on_cpu else cards,
         free_mib=host_mib if on_cpu else None,
         free_from="free memory of this machine",

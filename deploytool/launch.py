@@ -43,9 +43,9 @@ class SecretUse(Document):
                 "the API key is not usable",
                 hint="printable ASCII characters, no blank at either end: it travels in an HTTP header",
             )
-        if self.kind == "file" and (key.startswith("-") or repr(key)[1:-1] != key):
+        if self.kind == "file" and (key.startswith(("-", "#")) or repr(key)[1:-1] != key):
             raise BadInput(
-                "the engine cannot take this API key: it starts with '-', or holds a backslash or quotes",
+                "the engine cannot take this API key: it starts with '-' or '#', or holds a backslash or quotes",
                 hint="choose another: it would be read as a flag, or logged in a form that cannot be hidden",
             )
         return self.template.replace("{key}", json.dumps(key) if self.quoting == "json" else key)

@@ -46,8 +46,17 @@ def locate(card: ModelCard, *, verify: bool = True, environ: Mapping[str, str] =
             f"{card.name} runs at its provider: there is nothing to start",
             hint=f"smoke and load take its address: {card.api.base_url}",
         )
+    if card.gguf is not None:
+        return _gguf(Path(card.gguf))
     if card.folder is not None:
         folder = Path(card.folder).expanduser()
+        if folder.is_file():
+            return ModelFiles(
+                path=str(folder),
+                argument=str(folder),
+                verified="unchecked: the card names no digest",
+                weights_bytes=4 * (card.parameters or 0) or None,
+            )
         if not folder.is_dir():
             raise NotAvailable(
                 f"the folder of {card.name} is gone: {folder}", hint="give the folder it is in"
@@ -72,6 +81,19 @@ def locate(card: ModelCard, *, verify: bool = True, environ: Mapping[str, str] =
     reasons = [f"{name}: {support.reason}" for name, support in card.engines.items() if support.reason]
     raise NotAvailable(
         f"no files are known for {card.name}", hint="; ".join(reasons) or "its card names no hub_id or folder"
+    )
+
+
+def _gguf(file: Path) -> ModelFiles:
+    try:
+        size = file.stat().st_size
+    except OSError as error:
+        raise NotAvailable(f"{file} is gone", hint="give the GGUF file where it is now") from error
+    return ModelFiles(
+        path=str(file),
+        argument=str(file),
+        verified="unchecked: a GGUF file has no digest",
+        weights_bytes=size,
     )
 
 

@@ -39,6 +39,7 @@ FIGURES = {
     "heads": ("num_attention_heads", "n_head", "n_heads"),
     "vocab": ("vocab_size",),
 }
+LASER2 = "laser2"  # what st_server.convert_laser2 writes
 GATED = (*DECODERS, "gemma", "gemma2", "gemma3_text", "modernbert", "nomic_bert", "phi3")
 
 
@@ -56,6 +57,7 @@ def read_folder(
     settings = files.object(folder / "config_sentence_transformers.json")
     kind = _kind(files, settings)
     architecture = _architecture(files, config)
+    laser2 = files.config.get("model_type") == LASER2
     count, dtype = _weights(files)
     try:
         return ModelCard(
@@ -69,9 +71,13 @@ def read_folder(
             weights_dtype=dtype or _dtype(config),
             quantization=_quantization(files.config),
             architecture=architecture,
-            dimensions=dimensions(files, config) if kind != "reranker" else None,
+            dimensions=2 * architecture.hidden
+            if laser2 and architecture
+            else dimensions(files, config)
+            if kind != "reranker"
+            else None,
             matryoshka=matryoshka(files.config),
-            pooling=pooling(files) if kind == "embedding" else None,
+            pooling="max" if laser2 else pooling(files) if kind == "embedding" else None,
             normalize=any(module == "Normalize" for module, _ in files.modules),
             prompts=prompts(settings),
             max_tokens=max_tokens(files, config),
@@ -99,6 +105,8 @@ def _kind(files: ModelFolder, settings: Json) -> Kind:
         not files.modules and any(entry.endswith("ForSequenceClassification") for entry in classes)
     ):
         return "reranker"
+    if files.config.get("model_type") == LASER2:
+        return "embedding"
     if any(kind == "Pooling" for kind, _ in files.modules) or (files.modules and not files.config):
         return "embedding"
     files.notes.append("no pooling is shipped with it (no modules.json with a Pooling module)")
@@ -109,6 +117,10 @@ def _architecture(files: ModelFolder, config: Json) -> Architecture | None:
     if not files.config:
         files.notes.append("no config.json of a transformer: its memory cannot be estimated")
         return None
+    if config.get("model_type") == LASER2:
+        # As wide and deep as an encoder of its LSTM's size: four gates in each direction.
+        config = {**config, "intermediate_size": 4 * config.get("hidden_size", 0), "num_attention_heads": 1}
+        config |= {"vocab_size": config.get("num_embeddings")}
     figures: dict[str, Any] = {
         name: next((config[key] for key in keys if config.get(key) is not None), None)
         for name, keys in FIGURES.items()

@@ -140,6 +140,7 @@ class ModelCard(Document):
     folder: str | None = Field(
         default=None, description="the model's files, where they lie in a local folder"
     )
+    gguf: str | None = Field(default=None, description="a GGUF file of the model: then llama.cpp serves it")
     origin: str = Field(default="card", description="card | folder PATH | hub ID: where this was read from")
 
 

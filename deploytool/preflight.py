@@ -214,8 +214,8 @@ def _compare(
 def _check_engine(name: str, obstacles: list[Obstacle]) -> None:
     engine = engines.engine(name)
     if engine.installed() is None:
-        mend = f"pip install 'deploytool[{engine.extra}]'"
-        obstacles.append(Obstacle(NotAvailable, f"the engine {name} is not installed here", mend))
+        missing = f"the engine {name} is not installed here"
+        obstacles.append(Obstacle(NotAvailable, missing, engine.install))
 
 
 def _check_files(locate: Callable[[], object], obstacles: list[Obstacle]) -> None:

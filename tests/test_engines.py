@@ -15,9 +15,13 @@ from deploytool.hardware import Scalar
 from deploytool.launch import FREE_PORT, SECRET_FILE
 from deploytool.models import Architecture, ModelCard, Pooling
 from deploytool.planning import Plan, PlanRequest
+from deploytool.plans import any_pooling
 
 CATALOG = Catalog()
 SGLANG, ST = ENGINES["sglang"], ENGINES["sentence-transformers"]
+
+
+OF_CARDS = [name for name in ENGINES if name != "llama-cpp"]  # that one serves GGUF files: test_llama_cpp
 
 
 def plan(
@@ -254,7 +258,7 @@ def test_a_length_is_checked_against_the_model() -> None:
         plan("all-minilm-l6-v2", "cpu", ST.name, max_length=512)
 
 
-@pytest.mark.parametrize("name", list(ENGINES))
+@pytest.mark.parametrize("name", OF_CARDS)
 def test_loopback_by_default_and_a_key_for_more(name: str) -> None:
     assert flag(plan("qwen3-0.6b", "a10g", name), "--host") == "127.0.0.1"
     for host in ("0.0.0.0", "::", "192.168.1.7", "example.org"):
@@ -276,7 +280,7 @@ def test_where_the_key_goes() -> None:
     assert plan("qwen3-0.6b", "a10g").launch.secret is None
 
 
-@pytest.mark.parametrize("name", list(ENGINES))
+@pytest.mark.parametrize("name", OF_CARDS)
 def test_port_auto_is_left_open(name: str) -> None:
     made = plan("qwen3-0.6b", "a10g", name, port="auto")
     assert made.launch.port == 0 and flag(made, "--port") == FREE_PORT
@@ -292,9 +296,12 @@ def test_batch_and_length_bound_the_forward_pass() -> None:
     assert small.memory.expected_mib < large.memory.expected_mib
 
 
-def test_an_encoder_gets_a_pooling_and_a_warning() -> None:
-    made = plan("codebert", "cpu", ST.name)
-    assert flag(made, "--pooling") == "mean"
+def test_an_encoder_is_asked_for_its_pooling() -> None:
+    with pytest.raises(BadInput, match="codebert is an encoder that ships no pooling") as caught:
+        plan("codebert", "cpu", ST.name)
+    assert "--pooling mean" in (caught.value.hint or "")
+    made = plan("codebert", "cpu", ST.name, pooling="mean")
+    assert flag(made, "--pooling") == "mean" and made.value("pooling") == "mean"
     assert any("not an embedding model" in warning for warning in made.warnings)
     assert flag(plan("codebert", "cpu", ST.name, pooling="cls"), "--pooling") == "cls"
     assert "--pooling" not in plan("bge-m3", "cpu", ST.name).launch.argv
@@ -310,11 +317,11 @@ def test_remote_code_needs_asking_and_a_pinned_revision() -> None:
     made = plan("jina-code-v2", "cpu", ST.name, trust_remote_code="true", revision="0123abc")
     assert "--trust-remote-code" in made.launch.argv and flag(made, "--revision") == "0123abc"
     assert any("will be executed" in warning for warning in made.warnings)
-    for name in ENGINES:
+    for name in OF_CARDS:
         assert "--trust-remote-code" not in plan("qwen3-0.6b", "a10g", name).launch.argv
 
 
-@pytest.mark.parametrize("name", list(ENGINES))
+@pytest.mark.parametrize("name", OF_CARDS)
 def test_a_local_folder_asks_no_hub(name: str) -> None:
     made = plan("qwen3-0.6b", "a10g", name, model_path="/models/q")
     assert made.launch.env["HF_HUB_OFFLINE"] == "1" and "/models/q" in made.launch.argv
@@ -449,7 +456,8 @@ def test_our_server_takes_the_lines_that_are_planned() -> None:
             {"trust_remote_code": "yes", "revision": "0" * 40} if model.remote_code.required else {}
         )
         for profile in ("cpu", "a10g"):
-            made = plan(model, profile, ST.name, **pinned)
+            flags: dict[str, Any] = {**pinned, **any_pooling(model)}
+            made = plan(model, profile, ST.name, **flags)
             config = parse(made.launch.argv[3:], {"DEPLOYTOOL_API_KEY": "k"})
             assert config.max_batch_tokens == made.value("max_batch_tokens")
             assert config.max_length == made.value("max_length")

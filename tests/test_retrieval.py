@@ -190,6 +190,22 @@ PLANTED: dict[str, tuple[str, str | bytes, str]] = {
 }
 
 
+def test_one_fault_is_not_said_for_every_line_of_the_qrels(tmp_path: Path) -> None:
+    folder = write_beir(tmp_path / "notes")
+    corpus = (folder / "corpus.jsonl").read_text()
+    (folder / "corpus.jsonl").write_text("")
+    with pytest.raises(BadInput, match="has no documents"):
+        read_beir(folder)
+    (folder / "corpus.jsonl").write_bytes(corpus.encode("utf-16"))
+    with pytest.raises(InvalidFile) as caught:
+        read_beir(folder)
+    assert len(caught.value.details) == 1 and "UTF-16: save it as UTF-8" in caught.value.details[0]
+    (folder / "corpus.jsonl").write_bytes(corpus.replace("kiln", "k\u00eeln").encode("latin-1"))
+    with pytest.raises(InvalidFile) as caught:
+        read_beir(folder)
+    assert len(caught.value.details) == 1 and "not UTF-8" in caught.value.details[0]
+
+
 @pytest.mark.parametrize("fault", PLANTED)
 def test_a_bad_line_is_named_with_its_place(fault: str, tmp_path: Path) -> None:
     name, line, message = PLANTED[fault]

@@ -23,6 +23,7 @@ def calibrate(
     seq_len: options.SeqLen = None,
     dtype: options.DtypeName = None,
     tp: options.TensorParallel = None,
+    pooling: options.Pooling = None,
     assignments: options.Assignments = None,
     duration: Annotated[
         float, typer.Option("--duration", metavar="SECONDS", min=0.5, max=600, help="Of the load.")
@@ -48,7 +49,13 @@ def calibrate(
 
     catalog = Catalog(profiles_dir)
     given = options.flags(
-        batch=batch, seq_len=seq_len, dtype=dtype, tp=tp, port="auto", assignments=assignments
+        batch=batch,
+        seq_len=seq_len,
+        dtype=dtype,
+        tp=tp,
+        pooling=pooling,
+        port="auto",
+        assignments=assignments,
     )
     hardware = resolve_alias(catalog.hardware(profile), catalog)
     live = preflight.live(hardware, count=cards_asked(given))

@@ -24,6 +24,7 @@ def plan(
     seq_len: options.SeqLen = None,
     dtype: options.DtypeName = None,
     tp: options.TensorParallel = None,
+    pooling: options.Pooling = None,
     host: options.Host = None,
     port: options.Port = None,
     assignments: options.Assignments = None,
@@ -37,7 +38,14 @@ def plan(
     """
     catalog = Catalog(profiles_dir)
     given = flags(
-        batch=batch, seq_len=seq_len, dtype=dtype, tp=tp, host=host, port=port, assignments=assignments
+        batch=batch,
+        seq_len=seq_len,
+        dtype=dtype,
+        tp=tp,
+        pooling=pooling,
+        host=host,
+        port=port,
+        assignments=assignments,
     )
     hardware = resolve_alias(catalog.hardware(profile), catalog)
     live = preflight.live(hardware, count=cards_asked(given))

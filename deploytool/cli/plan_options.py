@@ -19,7 +19,7 @@ Model = Annotated[str, typer.Argument(help="A model card's name, a local folder,
 Profile = Annotated[str, typer.Option("--profile", help="Hardware profile; see `deploytool profiles list`.")]
 EngineName = Annotated[
     str,
-    typer.Option("--engine", help="auto, sglang or sentence-transformers.", rich_help_panel=PANEL),
+    typer.Option("--engine", help="auto, sglang, sentence-transformers or llama-cpp.", rich_help_panel=PANEL),
 ]
 Batch = Annotated[
     int | None,
@@ -43,6 +43,15 @@ TensorParallel = Annotated[
     int | None,
     typer.Option(
         "--tp", help="Cards that share the model (default: the fewest that fit).", rich_help_panel=PANEL
+    ),
+]
+Pooling = Annotated[
+    str | None,
+    typer.Option(
+        "--pooling",
+        metavar="mean|cls|last",
+        help="Asked for where an encoder ships none (codebert, starencoder).",
+        rich_help_panel=PANEL,
     ),
 ]
 Host = Annotated[
@@ -75,6 +84,7 @@ def flags(
     seq_len: int | None = None,
     dtype: str | None = None,
     tp: int | None = None,
+    pooling: str | None = None,
     host: str | None = None,
     port: str | None = None,
     assignments: list[str] | None = None,
@@ -85,6 +95,7 @@ def flags(
         "max_length": seq_len,
         "dtype": dtype,
         "tensor_parallel": tp,
+        "pooling": pooling,
         "host": host,
         "port": port,
     }

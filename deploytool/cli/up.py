@@ -71,6 +71,7 @@ def up(
     seq_len: options.SeqLen = None,
     dtype: options.DtypeName = None,
     tp: options.TensorParallel = None,
+    pooling: options.Pooling = None,
     assignments: options.Assignments = None,
     profiles_dir: options.ProfilesDir = None,
     json: options.Json = False,
@@ -92,7 +93,14 @@ def up(
     key = given_key(api_key_file, os.environ)
     catalog = Catalog(profiles_dir)
     given = flags(
-        batch=batch, seq_len=seq_len, dtype=dtype, tp=tp, host=host, port=port, assignments=assignments
+        batch=batch,
+        seq_len=seq_len,
+        dtype=dtype,
+        tp=tp,
+        pooling=pooling,
+        host=host,
+        port=port,
+        assignments=assignments,
     )
     look = not skip_preflight
     try:

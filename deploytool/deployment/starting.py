@@ -121,7 +121,7 @@ class Start:
         what = f"died at the stage '{self.stage}': {seen.reason}"
         hint = "paste the command to see it fail in a shell"
         if seen.exit_status == CANNOT_EXECUTE:
-            hint = f"is the engine installed? pip install 'deploytool[{self.engine.extra}]'"
+            hint = f"is the engine installed? {self.engine.install}"
         raise start_failed(self.deployment, self.store, what, hint)
 
     def record(self, ready_s: float, memory: dict[str, object]) -> Deployment:

@@ -11,7 +11,7 @@ from deploytool.engines import ENGINES
 from deploytool.errors import DeploytoolError
 from deploytool.hardware import HardwareProfile
 from deploytool.models import ModelCard
-from deploytool.plans import prepare
+from deploytool.plans import any_pooling, prepare
 
 HUB = "https://huggingface.co"
 TIMEOUT_S = 5.0
@@ -110,7 +110,7 @@ def _plan(look: Examination, model: str, hardware: HardwareProfile, catalog: Cat
             prepared = prepare(
                 model,
                 hardware.name,
-                flags={},
+                flags=any_pooling(catalog.model(model)),
                 catalog=catalog,
                 free_mib=cards.free_mib,
                 gpus=len(cards.gpus) or None,

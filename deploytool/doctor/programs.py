@@ -28,13 +28,13 @@ def examine_engines(hardware: HardwareProfile | None) -> list[Finding]:
         version = engine.installed()
         refused = hardware is not None and engine.refuses(hardware) is not None
         if version is None:
-            look.warned(name, "not installed here", f"pip install 'deploytool[{engine.extra}]'")
+            look.warned(name, "not installed here", engine.install)
         elif not any(version == known or version.startswith(f"{known}.") for known in engine.versions):
             known = ", ".join(engine.versions)
             look.warned(
                 name,
                 f"{version}; flags, memory and log lines are known for {known}",
-                f"pip install 'deploytool[{engine.extra}]' pins a known one; else check the plan's command",
+                f"{engine.install}: a known one; else check the plan's command",
             )
         else:
             look.passed(name, version)
@@ -42,10 +42,8 @@ def examine_engines(hardware: HardwareProfile | None) -> list[Finding]:
             usable.append(name)
     if not usable:
         where = f" for {hardware.name}" if hardware else ""
-        extras = " or ".join(f"'deploytool[{engine.extra}]'" for engine in ENGINES.values())
-        look.failed(
-            "any engine", f"no engine is installed{where}: nothing can be served", f"pip install {extras}"
-        )
+        ways = "; or ".join(engine.install for engine in ENGINES.values())
+        look.failed("any engine", f"no engine is installed{where}: nothing can be served", ways)
     return look.findings
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from deploytool.engines.llama_cpp import LlamaCpp
 from deploytool.engines.sentence_transformers import SentenceTransformers
 from deploytool.engines.sglang import SGLang
 from deploytool.errors import UnknownName
@@ -10,6 +11,7 @@ from deploytool.planning import Engine
 ENGINES: dict[str, Engine] = {
     "sglang": SGLang(),
     "sentence-transformers": SentenceTransformers(),
+    "llama-cpp": LlamaCpp(),
 }
 
 

@@ -12,7 +12,7 @@ from deploytool.errors import BadInput, Incompatible
 from deploytool.hardware import Dtype, HardwareProfile, Scalar
 from deploytool.launch import FREE_PORT, SECRET_FILE, LaunchSpec
 from deploytool.memory import MemoryEstimate
-from deploytool.models import ModelCard
+from deploytool.models import EngineSupport, ModelCard
 from deploytool.planning import AUTO, Plan, PlanRequest
 from deploytool.planning.choices import check_dtype, choose_dtype
 from deploytool.settings import Origin, Resolver, Setting, Value
@@ -37,6 +37,13 @@ MODEL_SETTINGS = (
     Setting(name="max_length", type="int", minimum=16, help="longest text, in tokens (--seq-len)"),
     Setting(name="batch", type="int", minimum=1, help="longest texts in one forward pass (--batch)"),
     Setting(name="tensor_parallel", type="int", minimum=1, help="cards that share the model (--tp)"),
+)
+GGUF = EngineSupport(verdict="unsupported", reason="GGUF files are served by llama-cpp")
+POOLING = Setting(
+    name="pooling",
+    type="str",
+    choices=("mean", "cls", "last"),
+    help="only for an encoder that ships no pooling of its own (--pooling)",
 )
 
 
@@ -131,6 +138,32 @@ def resolve_remote_code(values: Resolver, card: ModelCard, warnings: list[str]) 
     if trusted:
         warnings.append("code of the model's repository will be executed with your rights")
     return trusted
+
+
+def resolve_pooling(values: Resolver, card: ModelCard, warnings: list[str]) -> str | None:
+    """The pooling to ask of an engine that can be asked; None where the model ships its own.
+
+    BadInput for an encoder that ships none where nobody chose one: each choice gives other vectors, and none
+    is the model's. Incompatible where another one than the model's is asked for.
+    """
+    given = values.given("pooling")
+    if card.kind != "encoder":
+        if given is not None and values.resolve("pooling") != card.pooling:
+            raise Incompatible(
+                f"{card.name} needs {card.pooling} pooling: another one gives wrong vectors",
+                hint="leave pooling out: the model ships it",
+            )
+        return None
+    if given is None and card.pooling is None:
+        raise BadInput(
+            f"{card.name} is an encoder that ships no pooling: its vectors depend on the choice",
+            hint="choose one: --pooling mean (the usual one), --pooling cls or --pooling last",
+        )
+    chosen = str(values.resolve("pooling", card.pooling, "the model card's"))
+    warnings.append(
+        f"{card.name} is not an embedding model: it ships no pooling, {chosen} is used; expect poor retrieval"
+    )
+    return chosen
 
 
 def is_folder(path: str | None) -> bool:

@@ -15,7 +15,7 @@ from deploytool import __version__
 from deploytool.engines import common, sizes
 from deploytool.engines.faults import COMMON, Fault, classify
 from deploytool.engines.st_sizing import size
-from deploytool.errors import BadInput, Incompatible
+from deploytool.errors import BadInput
 from deploytool.hardware import HardwareProfile
 from deploytool.launch import LaunchSpec, Readiness, SecretUse
 from deploytool.models import EngineSupport, Matryoshka, ModelCard
@@ -42,12 +42,7 @@ SETTINGS = (
     Setting(name="max_queue", type="int", minimum=1, default=2048, help="texts that may wait; beyond it 429"),
     Setting(name="max_texts", type="int", minimum=1, default=2048, help="texts of one request"),
     Setting(name="threads", type="int", minimum=1, help="processor threads that compute"),
-    Setting(
-        name="pooling",
-        type="str",
-        choices=("mean", "cls", "last"),
-        help="only for an encoder that ships no pooling of its own",
-    ),
+    common.POOLING,
     Setting(
         name="backend",
         type="str",
@@ -103,12 +98,14 @@ class SentenceTransformers:
     """See planning.Engine."""
 
     name = NAME
-    extra = "serve"
+    install = "pip install 'deploytool[serve]'"
     versions: tuple[str, ...] = ("5", "6")
     settings: tuple[Setting, ...] = SETTINGS
     hazards: tuple[str, ...] = ()
 
     def support(self, card: ModelCard) -> EngineSupport:
+        if card.gguf is not None:
+            return common.GGUF
         if NAME in card.engines:
             return card.engines[NAME]
         if card.kind == "api":
@@ -203,19 +200,7 @@ def _resolve_rest(
         values.resolve("threads", why="the server's own: processors that it may use")
     why = "the model card's sizes" if card.matryoshka else "the model's vectors cannot be cut"
     values.resolve("matryoshka", _sizes(card.matryoshka), why)
-    if card.kind == "encoder":
-        chosen = values.resolve(
-            "pooling", card.pooling or "mean", "the usual choice where a model ships none"
-        )
-        warnings.append(
-            f"{card.name} is not an embedding model: it ships no pooling, {chosen} is used;"
-            " expect poor retrieval"
-        )
-    elif values.given("pooling") is not None and values.resolve("pooling") != card.pooling:
-        raise Incompatible(
-            f"{card.name} needs {card.pooling} pooling: another one gives wrong vectors",
-            hint="leave pooling out: the model ships it",
-        )
+    common.resolve_pooling(values, card, warnings)
 
 
 def _sizes(matryoshka: Matryoshka | None) -> str | None:

@@ -29,12 +29,14 @@ class SGLang:
     """See planning.Engine."""
 
     name = facts.NAME
-    extra = "sglang"
+    install = "pip install 'deploytool[sglang]'"
     versions: tuple[str, ...] = VERSIONS
     settings: tuple[Setting, ...] = facts.SETTINGS
     hazards: tuple[str, ...] = facts.HAZARDS
 
     def support(self, card: ModelCard) -> EngineSupport:
+        if card.gguf is not None:
+            return common.GGUF
         if facts.NAME in card.engines:
             return card.engines[facts.NAME]
         name = card.architecture.class_name if card.architecture else None

@@ -64,4 +64,10 @@ def doubts(system: Served, prompting: Prompting, options: EvalOptions) -> list[s
             f"{system.target} has no model card: no prompts were sent; name the model with --model CARD if "
             "it wants some"
         )
+    card = system.card
+    if card is not None and card.kind == "encoder" and not (card.pooling or system.setting("pooling")):
+        found.append(
+            f"{card.name} ships no pooling, and {system.target} does not say which it takes: these are the "
+            "figures of an unknown one"
+        )
     return found

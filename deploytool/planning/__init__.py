@@ -128,7 +128,7 @@ class Engine(Protocol):
     """What a serving engine is to this tool. One module in `engines/` each, listed in `engines.ENGINES`."""
 
     name: str
-    extra: str
+    install: str  # what to do where it is not installed
     versions: tuple[str, ...]  # those whose flags, defaults and log lines this module knows
     settings: tuple[Setting, ...]
     hazards: tuple[str, ...]  # what ends or endangers a server of this engine: said by `status`

@@ -14,6 +14,7 @@ from deploytool import calibrations, model_files
 from deploytool.catalog import Catalog
 from deploytool.engines import ENGINES, engine
 from deploytool.errors import BadInput, DoesNotFit, Incompatible, NotAvailable
+from deploytool.gguf_card import with_gguf
 from deploytool.hardware import HardwareProfile, Scalar, choose_member
 from deploytool.memory.measured import Measured
 from deploytool.model_files import ModelFiles
@@ -82,6 +83,8 @@ def prepare(
     NotAvailable (8: an alias without a card, files that are not what their card says).
     """
     card = catalog.model(model)
+    if "gguf" in flags:
+        card = with_gguf(card, Path(str(flags["gguf"])).expanduser())
     if card.kind == "api" and card.api is not None:
         raise Incompatible(
             f"{card.name} is a hosted API ({card.api.provider}): there is nothing to start",
@@ -131,6 +134,11 @@ def planned(
     return plan, [*version, *why, *instead]
 
 
+def any_pooling(card: ModelCard) -> dict[str, Scalar]:
+    """Flags for a plan whose memory alone is of interest: it is the same with every pooling."""
+    return {"pooling": "mean"} if card.kind == "encoder" and card.pooling is None else {}
+
+
 def known_here() -> tuple[Known, list[str]]:
     """What this machine knows beside profiles and cards, and warnings about it.
 
@@ -147,7 +155,7 @@ def known_here() -> tuple[Known, list[str]]:
 
 def _counted(card: ModelCard, files: ModelFiles | None) -> int | None:
     """Parameters in the headers of the model's files; None: not here, not readable, or packed."""
-    if files is None or files.path is None or card.quantization is not None:
+    if files is None or files.path is None or card.quantization or card.gguf is not None:
         return None
     folder = Path(files.path)
     try:

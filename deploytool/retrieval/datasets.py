@@ -6,6 +6,7 @@ BEIR's layout: `corpus.jsonl` and `queries.jsonl` with `_id`, `text` (a document
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 from collections.abc import Iterator
@@ -51,13 +52,14 @@ def read_beir(folder: Path, split: str = "test") -> Dataset:
         )
     documents, _ = _texts(folder / "corpus.jsonl", problems)
     queries, languages = _texts(folder / "queries.jsonl", problems)
+    if not problems and not (documents and queries):
+        raise _empty(folder, "queries" if documents else "documents")
     relevant = _qrels(folder / "qrels" / f"{split}.tsv", queries, documents, problems)
     if problems:
         raise InvalidFile(problems[:MAX_PROBLEMS], hint=_more(problems))
     judged = {key: text for key, text in queries.items() if key in relevant}
-    if not documents or not judged:
-        what = "documents" if not documents else "queries with a relevant document"
-        raise BadInput(f"{folder} has no {what}", hint="nothing can be measured on an empty set")
+    if not judged:
+        raise _empty(folder, "queries with a relevant document")
     return Dataset(
         name=folder.name,
         queries=judged,
@@ -66,6 +68,10 @@ def read_beir(folder: Path, split: str = "test") -> Dataset:
         language={key: value for key, value in languages.items() if key in judged},
         unjudged=len(queries) - len(judged),
     )
+
+
+def _empty(folder: Path, what: str) -> BadInput:
+    return BadInput(f"{folder} has no {what}", hint="nothing can be measured on an empty set")
 
 
 def _more(problems: list[Problem]) -> str | None:
@@ -77,6 +83,9 @@ def _lines(path: Path, problems: list[Problem]) -> Iterator[tuple[int, str]]:
     """Numbered non-blank lines; one that is not UTF-8 is a problem and is passed over."""
     with path.open("rb") as file:
         for number, raw in enumerate(file, 1):
+            if number == 1 and raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                problems.append(Problem(path, number, "", "the file is UTF-16: save it as UTF-8"))
+                return
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
             except UnicodeDecodeError as error:
@@ -121,6 +130,8 @@ def _qrels(
     if not path.is_file():
         splits = [found.stem for found in path.parent.glob("*.tsv")]
         raise UnknownName("split", path.stem, splits)
+    # Ids of lines that could not be read would all be missed here.
+    complete = not problems
     relevant: dict[str, dict[str, int]] = {}
     for number, line in _lines(path, problems):
         cells = line.split("\t")
@@ -130,6 +141,8 @@ def _qrels(
             problems.append(Problem(path, number, "", "expected query-id<TAB>corpus-id<TAB>integer score"))
             continue
         query, document, grade = cells[0], cells[1], int(cells[2])
+        if not complete:
+            continue
         if query not in queries:
             problems.append(Problem(path, number, "query-id", f"{query!r} is not in queries.jsonl"))
         elif document not in documents:

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _set_environment(config: Config) -> None:
     """Before anything heavy is imported: no network for a local folder, no chatter, no second thread pool."""
-    if config.is_folder:
+    if config.is_local:
         os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.pop(configuration.API_KEY_VARIABLE, None)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

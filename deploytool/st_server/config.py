@@ -68,6 +68,10 @@ class Config:
     def is_folder(self) -> bool:
         return Path(self.model).is_dir()
 
+    @property
+    def is_local(self) -> bool:
+        return Path(self.model).exists()
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -124,7 +128,12 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--model", required=True, type=_model, help="a local folder or a hub id (org/name)")
+    add(
+        "--model",
+        required=True,
+        type=_model,
+        help="a local folder, a hub id (org/name), or a text file of word vectors",
+    )
     add("--served-model-name", type=_name, help='what clients send as "model" (default: the last part of it)')
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     add(

@@ -13,18 +13,21 @@ from deploytool.st_server.errors import LoadFailed, Missing, NotServable
 
 WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py"]
 LIBRARY = "sentence_transformers."
+LASER2 = "laser2"
 MAX_HEADER_BYTES = 100_000_000
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def locate(config: Config, stage: Callable[[str], None]) -> Path:
     """The model's folder: the one that was named, or the hub's snapshot. Raises Missing or NotServable."""
+    if Path(config.model).is_file():
+        return Path(config.model).resolve()  # word vectors as text: backends/words_backend.py
     folder = Path(config.model).resolve() if config.is_folder else _snapshot(config, stage)
     if not (folder / "config.json").is_file() and not (folder / "modules.json").is_file():
         raise Missing(f"{folder} holds no model: neither config.json nor modules.json is there")
     _only_safetensors(folder)
     _no_code(folder, config)
-    if config.pooling is None and not (folder / "modules.json").is_file():
+    if config.pooling is None and not (folder / "modules.json").is_file() and not is_laser2(folder):
         raise NotServable(
             f"{config.model} is an encoder without a pooling of its own: its vectors depend on the choice",
             hint="choose one: --pooling mean|cls|last",
@@ -32,11 +35,17 @@ def locate(config: Config, stage: Callable[[str], None]) -> Path:
     return folder
 
 
+def is_laser2(folder: Path) -> bool:
+    """Whether it is a folder of convert_laser2: its pooling is part of the model."""
+    described = document(folder, "config.json")
+    return isinstance(described, dict) and described.get("model_type") == LASER2
+
+
 def document(folder: Path, name: str) -> Any:
     """A JSON file of the model; None where it is not there. Raises LoadFailed."""
     try:
         return json.loads((folder / name).read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         raise LoadFailed(f"{folder / name} cannot be read: {error}") from error

@@ -48,6 +48,10 @@ class TextTokenizer:
         self.max_length = max_length
         self.vocabulary = vocabulary
 
+    @property
+    def backend(self) -> Tokenizer:
+        return self._tokenizer
+
     def save(self, file: Path) -> None:
         """So that `Tokenizer.from_file` brings it back."""
         self._tokenizer.save(str(file))
@@ -106,16 +110,18 @@ class TextTokenizer:
         )
 
 
+def lone_surrogate(index: int) -> RequestError:
+    return bad_request(
+        f"input[{index}] is not valid Unicode: it has a lone surrogate", param="input", code="invalid_text"
+    )
+
+
 def _not_unicode(texts: Sequence[str]) -> RequestError:
     for index, text in enumerate(texts):
         try:
             text.encode()
         except UnicodeEncodeError:
-            return bad_request(
-                f"input[{index}] is not valid Unicode: it has a lone surrogate",
-                param="input",
-                code="invalid_text",
-            )
+            return lone_surrogate(index)
     return bad_request("input cannot be tokenized", param="input", code="invalid_text")
 
 

@@ -17,6 +17,7 @@ from deploytool.st_server.backends import loader
 from deploytool.st_server.backends.base import Backend, Stage
 from deploytool.st_server.config import Config
 from deploytool.st_server.errors import StartError
+from deploytool.st_server.model_folder import is_laser2
 from deploytool.st_server.stages import say
 
 AS_FAST = 1.05  # two timings of the same thing differ by as much
@@ -24,6 +25,10 @@ AS_FAST = 1.05  # two timings of the same thing differ by as much
 
 def load(config: Config, folder: Path, stage: Stage) -> Backend:
     """Raises StartError."""
+    if folder.is_file():
+        return _named("words", config, folder, stage)
+    if is_laser2(folder):
+        return _named("laser2", config, folder, stage)
     if config.backend != "auto":
         return _named(config.backend, config, folder, stage)
     kinds = _candidates(config)
