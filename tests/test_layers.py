@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "deploytool"
 # Lower numbers are deeper. A module may import modules with a smaller number, or its own part.
 LAYERS: dict[str, int] = {
     "__init__": 0, "errors": 0, "paths": 0, "schema": 0, "documents": 1,
-    "hardware": 2, "models": 3, "launch": 2, "memory": 4, "records": 4, "statistics": 2, "settings": 4,
+    "hardware": 2, "models": 3, "launch": 2, "contained": 3, "memory": 4, "records": 4, "statistics": 2, "settings": 4,
     "wire": 1, "yaml_text": 0, "hub_cache": 0, "safetensors_header": 1, "model_rules": 4, "model_modules": 4,
     "model_folder": 5, "planning": 5, "deployment_file": 5, "identity": 5, "state_file": 5,
     "samples": 6, "store": 6, "catalog": 6, "model_files": 6, "endpoint": 6, "engines": 6, "runtimes": 6,
@@ -24,7 +24,7 @@ LAYERS: dict[str, int] = {
     "probes": 8,
     "targets": 8, "plans": 8, "fitting": 9, "preflight": 9, "deployment": 10, "benchmark": 10, "evaluation": 10,
     "comparison": 10, "thresholds": 2, "noise": 3, "sizing": 4, "compared": 4, "capacity": 11, "gate": 11,
-    "reference": 9, "from_file": 9, "verification": 9, "calibrating": 11, "doctor": 11,
+    "reference": 9, "from_file": 9, "exporting": 9, "verification": 9, "calibrating": 11, "doctor": 11,
     "cli": 12, "__main__": 13,
 }  # fmt: skip
 APART = "st_server"

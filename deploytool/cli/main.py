@@ -41,6 +41,7 @@ COMMANDS: dict[str, Verb] = {
     "diff": Verb(
         "diff", "diff", "Show what differs between a deployment file and what is deployed.", "Serve"
     ),
+    "export": Verb("export", "app", "Files for other machines: compose, kubernetes.", "Serve"),
     "image": Verb("image", "app", "Container images of this tool: build.", "Serve"),
     "plan": Verb(
         "plan", "plan", "Show the exact command, the memory and every value's origin. Needs no GPU.", "Plan"
