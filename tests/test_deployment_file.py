@@ -287,6 +287,16 @@ def test_a_result_says_what_went_wrong_as_json() -> None:
     assert document["deployment"] is None and document["error"]["exit_code"] == 7
 
 
+def test_capacity_takes_the_slo_of_the_file(tool: Tool) -> None:
+    with Store() as store:
+        store.reserve(running(slo="p99<=1s", state="died"))
+        store.reserve(running(name="silent", state="died"))
+    held = tool("capacity", "mini")
+    assert held.returncode != 0 and "SLO of the deployment file: p99<=1s" in held.stderr
+    assert "--slo is missing" in tool("capacity", "silent").stderr
+    assert "--slo is missing" in tool("capacity", "http://127.0.0.1:9").stderr
+
+
 def answered(answer: subprocess.CompletedProcess[str], code: int = 0) -> dict[str, Any]:
     assert answer.returncode == code, answer.stderr
     return {one["name"]: one for one in json.loads(answer.stdout)}
