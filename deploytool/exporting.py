@@ -1,7 +1,8 @@
 """What is to be exported: a deployment that is recorded, or those of a file, planned again for elsewhere.
 
 Planned without a look at this machine's cards and driver, since the files are for another one; nor are its
-cores counted. What a start was given is kept; what was computed for this machine is computed anew.
+cores counted, nor variables of this shell asked. What a start was given is kept; what was computed for this
+machine is computed anew.
 """
 
 from __future__ import annotations

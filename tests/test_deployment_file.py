@@ -16,7 +16,7 @@ from example_deployments import deployment
 
 from deploytool.catalog import Catalog
 from deploytool.cli.main import run
-from deploytool.cli.up_file import Result
+from deploytool.cli.up_results import Result
 from deploytool.deployment import down
 from deploytool.errors import InvalidFile, Taken
 from deploytool.from_file.differences import Compared, compare

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ import typer
 
 from deploytool.cli.files import write_output
 from deploytool.cli.output import note, say
-from deploytool.errors import BadInput
+from deploytool.errors import BadInput, DeploytoolError
 
 if TYPE_CHECKING:
     from deploytool.catalog import Catalog
@@ -133,9 +134,6 @@ def _services(
     fetched: bool,
 ) -> list[Service]:
     """What was named, planned for elsewhere; remarks on stderr."""
-    from deploytool.exporting import check_fetched, replicas_of, service
-    from deploytool.plans import resolve_alias
-
     if replicas is not None and replicas_from is not None:
         raise BadInput("--replicas and --replicas-from exclude each other", hint="leave one of them out")
     wanted, catalog = _wanted(name, file, profiles_dir)
@@ -146,18 +144,45 @@ def _services(
         )
     found = []
     for one in wanted:
-        count = replicas
-        if replicas_from is not None:
-            profile = resolve_alias(catalog.hardware(one.profile), catalog)
-            count, remarks = replicas_of(replicas_from, one, profile)
-            for remark in remarks:
-                note(remark)
-        made = service(one, target, catalog, image=image, replicas=count)
-        if fetched:
-            check_fetched(made)
-        _remark(made)
-        found.append(made)
+        with _named(one.name if file is not None else None):
+            found.append(_one(one, target, catalog, replicas, replicas_from, image, fetched=fetched))
     return found
+
+
+@contextlib.contextmanager
+def _named(name: str | None) -> Iterator[None]:
+    """An error of one of several says whose it is."""
+    try:
+        yield
+    except DeploytoolError as error:
+        error.message = f"{name}: {error.message}" if name is not None else error.message
+        raise
+
+
+def _one(
+    wanted: Wanted,
+    target: Target,
+    catalog: Catalog,
+    replicas: int | None,
+    replicas_from: Path | None,
+    image: str | None,
+    *,
+    fetched: bool,
+) -> Service:
+    from deploytool.exporting import check_fetched, replicas_of, service
+    from deploytool.plans import resolve_alias
+
+    count = replicas
+    if replicas_from is not None:
+        profile = resolve_alias(catalog.hardware(wanted.profile), catalog)
+        count, remarks = replicas_of(replicas_from, wanted, profile)
+        for remark in remarks:
+            note(remark)
+    made = service(wanted, target, catalog, image=image, replicas=count)
+    if fetched:
+        check_fetched(made)
+    _remark(made)
+    return made
 
 
 def _wanted(name: str | None, file: Path | None, profiles_dir: Path | None) -> tuple[list[Wanted], Catalog]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 from deploytool import deployment as deployments
 from deploytool.catalog import Catalog
 from deploytool.cli.deploy_view import Narrator
-from deploytool.cli.output import emit, note, say, table
+from deploytool.cli.output import emit, note, say
 from deploytool.cli.plan_options import show_plan
 from deploytool.cli.up_container import containing
 from deploytool.cli.up_one import Wish, plan, start
+from deploytool.cli.up_results import Did, Result, bring_back, show, tell
 from deploytool.deployment import UpOptions, given_key
 from deploytool.deployment_file import AUTO, Wanted
 from deploytool.errors import BadInput, DeploytoolError, Interrupted, Taken, Unhealthy
@@ -23,8 +24,6 @@ from deploytool.hardware import Scalar
 from deploytool.records import Deployment
 from deploytool.settings import environment_settings
 from deploytool.store import Store
-
-Did = Literal["up", "restarted", "replaced", "as asked", "noted", "changed", "failed"]
 
 
 class Flags(NamedTuple):
@@ -47,24 +46,6 @@ class Flags(NamedTuple):
     replace: bool
     profiles_dir: Path | None
     json: bool
-
-
-class Result(NamedTuple):
-    """What became of one deployment of the file."""
-
-    name: str
-    did: Did
-    deployment: Deployment | None = None
-    error: DeploytoolError | None = None
-
-    def document(self) -> dict[str, Any]:
-        public = self.deployment.public() if self.deployment else None
-        return {
-            "name": self.name,
-            "result": self.did,
-            "deployment": public,
-            **(self.error.document() if self.error else {"error": None}),
-        }
 
 
 def up_file(path: Path, flags: Flags, *, dry_run: bool) -> int:
@@ -92,7 +73,7 @@ def up_file(path: Path, flags: Flags, *, dry_run: bool) -> int:
     if flags.json:
         emit([result.document() for result in results])
     else:
-        _show(results)
+        show(results)
     return next((result.error.exit_code for result in results if result.error), 0)
 
 
@@ -117,7 +98,7 @@ def _plans(path: Path, wanted: tuple[Wanted, ...], flags: Flags, catalog: Catalo
         except DeploytoolError as error:
             code = code or error.exit_code
             documents.append({"name": one.name, **error.document()})
-            _tell(one.name, error)
+            tell(one.name, error)
             continue
         documents.append({"name": one.name, **prepared.plan.document()})
         if not flags.json:
@@ -175,7 +156,7 @@ def _tried(
     except Interrupted:
         raise
     except DeploytoolError as error:
-        _tell(wanted.name, error)
+        tell(wanted.name, error)
         left = compared.needs_restart and not flags.replace
         return Result(wanted.name, "changed" if left else "failed", error=error)
 
@@ -243,40 +224,5 @@ def _replaced(
         return Result(wanted.name, "replaced", start(wish, prepared, catalog, store, Narrator()))
     except DeploytoolError as error:
         if not flags.keep_failed and not isinstance(error, Interrupted):
-            _brought_back(before, store, error)
+            bring_back(before, store, error)
         raise
-
-
-def _brought_back(before: Deployment, store: Store, error: DeploytoolError) -> None:
-    """The deployment as it was before its replacement failed; what became of it goes into the error."""
-    was_up = before.state in ("ready", "starting")
-    back = before.model_copy(update={"state": "stopped", "wanted": "stopped", "reason": "replaced in vain"})
-    back.process = back.supervisor = back.container = back.owner = None
-    narrator = Narrator()
-    try:
-        store.reserve(back)
-        if was_up:
-            deployments.restart(before.name, store, narrator.line, tick=narrator.tick)
-        outcome = "the one before it runs again" if was_up else "the record of the one before it is back"
-    except DeploytoolError as second:
-        outcome = f"the one before it could not be brought back: {second.message}"
-    finally:
-        narrator.clear()
-    error.details = (*error.details, outcome)
-
-
-def _tell(name: str, error: DeploytoolError) -> None:
-    note(f"error: {name}: {error.message}")
-    for line in error.details:
-        note(f"  {line}")
-    if error.hint:
-        note(f"hint: {error.hint}")
-
-
-def _show(results: list[Result]) -> None:
-    rows = [
-        (one.name, one.did, one.deployment.state if one.deployment else None,
-         one.deployment.launch.url if one.deployment else None, one.error.message if one.error else None)
-        for one in results
-    ]  # fmt: skip
-    table(("NAME", "RESULT", "STATE", "URL", "WHY"), rows)

