@@ -256,6 +256,23 @@ def test_a_dollar_reaches_the_container_as_one(export: Export) -> None:
     assert "a$$b" in document["services"]["small.one"]["command"]
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "told"),
+    [
+        (SEARCH, RANK | {"port": 30000}, "search and rank would both be published on port 30000"),
+        (
+            SMALL | {"name": "a", "replicas": 2},
+            BERT | {"name": "a-2"},
+            "a and a-2 would both have a service a-2",
+        ),
+    ],
+)
+def test_two_of_the_same_name_or_port_are_refused(
+    export: Export, first: dict[str, Any], second: dict[str, Any], told: str
+) -> None:
+    assert export.run("compose", "-f", export.file(first, second)) == 2 and told in export.error
+
+
 @pytest.fixture
 def router(export: Export, minilm_server: Served, tmp_path: Path) -> Iterator[str]:
     """The router of an exported file, started here with its own command line; its address."""
