@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, get_args
+from typing import Any, NamedTuple, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -42,12 +42,12 @@ def load(path: Path, model: type[T], rules: Sequence[Rule] = (), *, plain: Seque
             problems = [Problem(path, 1, "", f"expected fields (`name: value`), got {shown(data)}")]
         raise InvalidFile(problems)
     document: T | None = None
-    wrong: set[str | int] = {flaw.place[0] for flaw in flaws if flaw.place}
+    wrong: set[Place] = {_scope(model, flaw.place) for flaw in flaws if flaw.place}
     try:
         document = model.model_validate(data)
     except ValidationError as error:
         for fault in _faults(model, error):
-            wrong.add(fault.field[0] if fault.field else "")
+            wrong.add(_scope(model, fault.field))
             if all(flaw.place != fault.field for flaw in flaws):  # that one has been told
                 problems.append(_problem(path, lines, fault))
     told = {problem.field for problem in problems}
@@ -56,7 +56,7 @@ def load(path: Path, model: type[T], rules: Sequence[Rule] = (), *, plain: Seque
     readable = document if document is not None else _partial(model, data, wrong)
     for rule in rules:
         problems += [
-            _problem(path, lines, fault) for fault in rule(readable) if not {*fault.field[:1]} & wrong
+            _problem(path, lines, fault) for fault in rule(readable) if not _within(wrong, fault.field)
         ]
     if problems or document is None:
         raise InvalidFile(sorted(problems, key=lambda problem: problem.line or 0))
@@ -138,13 +138,45 @@ def _document_type(annotation: Any) -> Any:
     return None
 
 
-def _partial(model: type[T], data: Mapping[str, Any], wrong: set[str | int]) -> T:
+def _scope(model: type[BaseModel], place: Place) -> Place:
+    """The field that a place spoils: one of the document, or one of an entry of its list of documents."""
+    return place[: 3 if place and _listed(model, place[0]) is not None else 1]
+
+
+def _within(wrong: set[Place], field: Place) -> bool:
+    """Whether what a rule says of a field may only follow from a field that could not be read."""
+    return any(field[: len(place)] == place for place in wrong)
+
+
+def _listed(model: type[BaseModel], name: str | int) -> type[BaseModel] | None:
+    """The documents that a field lists (`tuple[X, ...]`), None for any other field."""
+    info = model.model_fields.get(str(name))
+    if info is None or get_origin(info.annotation) is not tuple:
+        return None
+    found = get_args(info.annotation)[0]
+    return found if isinstance(found, type) and issubclass(found, BaseModel) else None
+
+
+def _partial(model: type[T], data: Mapping[str, Any], wrong: set[Place]) -> T:
     """The document with what could be read of it, None for the rest: enough for rules to go on."""
     values: dict[str, Any] = {}
     for name, info in model.model_fields.items():
-        if name in data and name not in wrong:
+        listed = _listed(model, name)
+        if listed is not None and isinstance(data.get(name), list):
+            values[name] = tuple(
+                _entry(listed, entry, (name, at), wrong) for at, entry in enumerate(data[name])
+            )
+        elif name in data and (name,) not in wrong:
             annotation: Any = info.annotation
             values[name] = TypeAdapter(annotation).validate_python(data[name])
         elif info.is_required():
             values[name] = None
     return model.model_construct(**values)
+
+
+def _entry(model: type[BaseModel], data: Any, place: Place, wrong: set[Place]) -> BaseModel | None:
+    """An entry of a list as `_partial` gives it; None where it is no document at all."""
+    if not isinstance(data, Mapping):
+        return None
+    inside = {spoilt[2:] for spoilt in wrong if spoilt[:2] == place and len(spoilt) > 2}
+    return _partial(model, data, inside)

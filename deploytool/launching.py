@@ -24,6 +24,7 @@ def planned_here(
     with_key: bool = False,
     look: bool = True,
     verify: bool = True,
+    deployment_file: Mapping[str, Scalar] | None = None,
 ) -> Prepared:
     """The plan, compared with what is free now unless that is not to be looked at (`look`).
 
@@ -34,7 +35,8 @@ def planned_here(
         raise BadInput(
             "--gpu: the profile cpu uses no card", hint="leave --gpu out, or take a card's profile"
         )
-    live = preflight.live(hardware, gpus=gpus, count=cards_asked(given)) if look else None
+    file = deployment_file or {}
+    live = preflight.live(hardware, gpus=gpus, count=cards_asked({**file, **given})) if look else None
     count = len(gpus) if gpus else len(live.gpus) if live else 0
     with preflight.naming_holders(live) if live else nullcontext():
         return prepare(
@@ -42,6 +44,7 @@ def planned_here(
             profile,
             engine=engine,
             flags=given,
+            deployment_file=file,
             with_key=with_key,
             catalog=catalog,
             free_mib=live.free_mib if live else None,

@@ -69,6 +69,8 @@ class Deployment(Record):
     profiles_dir: str | None = Field(
         default=None, description="--profiles-dir of its `up`: golden vectors are looked for there first"
     )
+    from_file: str | None = Field(default=None, description="the deployment file that asked for it")
+    slo: str | None = Field(default=None, description="what it is to hold, by its deployment file")
 
     @field_validator("launch", mode="before")
     @classmethod

@@ -1,10 +1,11 @@
-"""Fixtures: the real SGLang on a CPU, and tiny models for it. `make test-engines` makes the environment."""
+"""Fixtures: the real SGLang on a CPU with tiny models for it, and a real Docker engine (`make test-engines`)."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,26 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
             check=True, capture_output=True, env={**os.environ, "HF_HUB_OFFLINE": "1"},
         )  # fmt: skip
     return folder
+
+
+@pytest.fixture(scope="session")
+def docker_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The engine for all these tests; skipped, saying why, where there is none to be had."""
+    import real_docker
+
+    folder = tmp_path_factory.mktemp("dockerd")
+    try:
+        with real_docker.engine(folder) as host:
+            yield host
+    except real_docker.NoEngine as error:
+        pytest.skip(str(error))
+    assert not real_docker.left_in(folder)
+
+
+@pytest.fixture(scope="session")
+def image(docker_host: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The server's image, made of this machine's Python."""
+    import real_docker
+
+    yield real_docker.server_image(docker_host, tmp_path_factory.mktemp("image"))
+    real_docker.remove_images(docker_host)

@@ -18,6 +18,7 @@ import pytest
 from stand_ins.deploying import record
 
 from deploytool.catalog import Catalog
+from deploytool.contained import SECRET_TARGET, model
 from deploytool.engines import ENGINES
 from deploytool.errors import BadInput, Incompatible, NotAvailable, Taken
 from deploytool.launch import SECRET_FILE, LaunchSpec, Readiness, SecretUse
@@ -28,7 +29,6 @@ from deploytool.runtimes import docker_model, runtime
 from deploytool.runtimes.docker_api import engine_host, get
 from deploytool.runtimes.docker_build import context
 from deploytool.runtimes.docker_container import (
-    SECRET_TARGET,
     Container,
     command,
     container,
@@ -88,11 +88,11 @@ def test_the_command_line_is_translated(tmp_path: Path) -> None:
 def test_a_snapshot_is_mounted_with_its_blobs(tmp_path: Path) -> None:
     snapshot = tmp_path / "hub" / "models--org--name" / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
-    found = docker_model.model(spec(snapshot))
+    found = model(spec(snapshot))
     assert found.bind == (str(snapshot.parents[1]), "/models/models--org--name")
     assert found.inside == "/models/models--org--name/snapshots/abc"
     # Its own code may lie in another repository of the cache.
-    found = docker_model.model(spec(snapshot, "--trust-remote-code"))
+    found = model(spec(snapshot, "--trust-remote-code"))
     assert found.bind == (str(tmp_path / "hub"), "/models")
     assert found.inside == "/models/models--org--name/snapshots/abc"
 

@@ -25,8 +25,13 @@ if TYPE_CHECKING:
 def capacity(
     target: Annotated[str, typer.Argument(help="A deployment's name, or any base URL.")],
     slo: Annotated[
-        str, typer.Option("--slo", metavar="CONDITIONS", help='What must hold: "p99<=150ms,errors<=0.1%".')
-    ],
+        str | None,
+        typer.Option(
+            "--slo",
+            metavar="CONDITIONS",
+            help='What must hold: "p99<=150ms,errors<=0.1%". [default: the deployment file\'s]',
+        ),
+    ] = None,
     batch: Annotated[int, typer.Option("--batch", metavar="N", help="Texts in one request.")] = 1,
     target_qps: Annotated[
         float | None,
@@ -90,7 +95,7 @@ def capacity(
     bisects, confirms; "at least" where that did not converge in time. Exit code 1 where no rate holds.
     """
     given = {
-        "slo": slo,
+        "slo": slo if slo is not None else _recorded_slo(target),
         "batch": batch,
         "target_qps": target_qps,
         "growth": share("--growth", growth),
@@ -118,6 +123,21 @@ def capacity(
 
         say(report.render(found).rstrip("\n"))
     return _verdict(found, output)
+
+
+def _recorded_slo(target: str) -> str:
+    """What the deployment file of TARGET says that it is to hold; BadInput where nothing does."""
+    from deploytool.store import Store
+
+    with Store() as store:
+        found = next((one.slo for one in store.deployments() if one.name == target), None)
+    if found is None:
+        raise BadInput(
+            "--slo is missing, and no deployment file gives one for this target",
+            hint='for example --slo "p99<=150ms,errors<=0.1%"',
+        )
+    note(f"SLO of the deployment file: {found}")
+    return found
 
 
 def _options(given: dict[str, Any]) -> CapacityOptions:

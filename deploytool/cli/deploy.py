@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -175,6 +176,12 @@ def down(
     everything: Annotated[
         bool, typer.Option("--all", help="All of them, and whatever a crash left running.")
     ] = False,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "-f", "--file", metavar="FILE", help="Those of a deployment file, and those it once had."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list of lines.")] = False,
 ) -> None:
     """Take deployments down and forget them. One that is gone already is no error."""
@@ -182,10 +189,20 @@ def down(
     from deploytool.store import Store
 
     with Store() as store:
-        deployments.refresh(store)
-        lines = deployments.down(names or [], store, note, everything=everything)
+        there = deployments.refresh(store)
+        named = [*(names or []), *(_of_file(file, there) if file is not None else [])]
+        ours = file is not None and not named
+        lines = [] if ours else deployments.down(named, store, note, everything=everything)
     if as_json:
         emit(lines)
         return
     for line in lines or ["nothing was there to take down"]:
         say(line)
+
+
+def _of_file(path: Path, there: list[Deployment]) -> list[str]:
+    """The deployments that a file names or once brought up, as far as there is one of that name."""
+    from deploytool.deployment_file import read
+
+    wanted, origin = read(path), str(path.expanduser().absolute())
+    return [one.name for one in there if one.from_file == origin or wanted.named(one.name) is not None]

@@ -38,9 +38,19 @@ COMMANDS: dict[str, Verb] = {
     "stop": Verb("deploy", "stop", "Stop a deployment and keep its record.", "Serve"),
     "restart": Verb("deploy", "restart", "Stop a deployment and bring it up again as it was.", "Serve"),
     "down": Verb("deploy", "down", "Take deployments down and forget them.", "Serve"),
+    "diff": Verb(
+        "diff", "diff", "Show what differs between a deployment file and what is deployed.", "Serve"
+    ),
+    "export": Verb("export", "app", "Files for other machines: compose, kubernetes.", "Serve"),
     "image": Verb("image", "app", "Container images of this tool: build.", "Serve"),
     "plan": Verb(
         "plan", "plan", "Show the exact command, the memory and every value's origin. Needs no GPU.", "Plan"
+    ),
+    "schema": Verb(
+        "schema",
+        "schema",
+        "Print the JSON Schema of a deployment file, a hardware profile or a model card, for editors.",
+        "Plan",
     ),
     "fit": Verb("fit", "fit", "Show which models fit which cards, and how.", "Plan"),
     "calibrate": Verb(

@@ -17,6 +17,13 @@ from deploytool.settings import parse_assignments
 PANEL = "Plan"
 Model = Annotated[str, typer.Argument(help="A model card's name, a local folder, or a hub id (org/name).")]
 Profile = Annotated[str, typer.Option("--profile", help="Hardware profile; see `deploytool profiles list`.")]
+ModelOrFile = Annotated[
+    str | None,
+    typer.Argument(metavar="MODEL", help="A model card's name, a local folder, or a hub id (org/name)."),
+]
+ProfileOrFile = Annotated[
+    str | None, typer.Option("--profile", help="Hardware profile; see `deploytool profiles list`.")
+]
 EngineName = Annotated[
     str,
     typer.Option("--engine", help="auto, sglang, sentence-transformers or llama-cpp.", rich_help_panel=PANEL),

@@ -6,32 +6,35 @@ Apart from `deploy`, so that `ps` need not import all this.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from deploytool import preflight
 from deploytool.catalog import Catalog
 from deploytool.cli import plan_options as options
 from deploytool.cli import up_container as containers
 from deploytool.cli.deploy import NoSmoke, Wait
 from deploytool.cli.deploy_view import Narrator, show_ready
-from deploytool.cli.output import emit, note
-from deploytool.cli.plan_options import flags, show_misfit, show_plan
+from deploytool.cli.output import emit
+from deploytool.cli.plan_options import flags, show_plan
+from deploytool.cli.up_one import Wish, start
+from deploytool.cli.up_one import plan as planned
 from deploytool.deployment import UpOptions, given_key
-from deploytool.deployment import up as bring_up
 from deploytool.errors import BadInput
-from deploytool.launching import on_cards, planned_here
 from deploytool.planning import AUTO
-from deploytool.plans import PlanDoesNotFit
 from deploytool.store import Store
 
 PANEL = "Start"
 
 
 def up(
-    model: options.Model,
-    profile: options.Profile,
+    model: options.ModelOrFile = None,
+    profile: options.ProfileOrFile = None,
+    file: Annotated[
+        Path | None,
+        typer.Option("-f", "--file", metavar="FILE", help="A deployment file: bring up all that it holds."),
+    ] = None,
     engine: options.EngineName = AUTO,
     name: Annotated[
         str | None, typer.Option("--name", help="The deployment's name (default: the model's).")
@@ -41,7 +44,7 @@ def up(
     gpu: Annotated[
         str | None, typer.Option("--gpu", metavar="N,...", help="GPUs to take, numbered as nvidia-smi does.")
     ] = None,
-    runtime: containers.RuntimeName = containers.PROCESS,
+    runtime: containers.RuntimeName = None,
     replicas: Annotated[int, typer.Option("--replicas", metavar="N", min=1, help="Only 1 for now.")] = 1,
     api_key_file: options.ApiKeyFile = None,
     wait: Wait = None,
@@ -50,6 +53,14 @@ def up(
         bool,
         typer.Option(
             "--keep-failed", help="Leave a failed start as it is, to look at.", rich_help_panel=PANEL
+        ),
+    ] = False,
+    replace: Annotated[
+        bool,
+        typer.Option(
+            "--replace",
+            help="With -f: start anew what is deployed otherwise than asked.",
+            rich_help_panel=PANEL,
         ),
     ] = False,
     skip_preflight: Annotated[
@@ -75,9 +86,10 @@ def up(
     assignments: options.Assignments = None,
     profiles_dir: options.ProfilesDir = None,
     json: options.Json = False,
-) -> None:
+) -> int:
     """Bring a model up, prove that it works, leave it running.
 
+    With -f: every deployment of the file, each by itself; what is there as asked stays as it is.
     Exit code 3: it does not fit; 4: the engine would give wrong vectors; 5: the start failed; 6: its vectors
     are not right; 7: port or name taken; 8: card, engine or files missing. Nothing is left running then.
     """
@@ -86,12 +98,7 @@ def up(
             f"--replicas {replicas}: a deployment is one server for now",
             hint="start several: up MODEL --profile P --name NAME-1 --port auto, and so on",
         )
-    how = containers.containing(
-        runtime, image=image, pull=pull, offline=offline, memory_limit_mib=memory_limit
-    )
     gpus = _indices(gpu)
-    key = given_key(api_key_file, os.environ)
-    catalog = Catalog(profiles_dir)
     given = flags(
         batch=batch,
         seq_len=seq_len,
@@ -103,57 +110,70 @@ def up(
         assignments=assignments,
     )
     look = not skip_preflight
-    try:
-        prepared = planned_here(
-            model,
-            profile,
-            engine,
-            given,
-            catalog,
-            gpus=gpus,
-            with_key=key is not None,
-            look=look,
-            verify=not dry_run,
-        )
-    except PlanDoesNotFit as error:
-        if look or dry_run:
-            show_misfit(error, json=json)
-            raise
-        note(f"warning: {error.message}; started all the same")
-        prepared = error.prepared
-    prepared = how.plan(prepared)
+    if file is not None:
+        from deploytool.cli.up_file import Flags, up_file
+
+        _refuse_with_file(model=model, name=name)
+        beside = Flags(
+            settings=given, profile=profile, engine=engine, runtime=runtime, gpus=gpus, image=image,
+            memory_limit_mib=memory_limit, api_key_file=api_key_file, wait_s=wait, smoke=not no_smoke,
+            keep_failed=keep_failed, look=look, pull=pull, offline=offline, replace=replace,
+            profiles_dir=profiles_dir, json=json,
+        )  # fmt: skip
+        return up_file(file, beside, dry_run=dry_run)
+    wish = Wish(
+        model=_needed("MODEL", model),
+        profile=_needed("--profile", profile),
+        engine=engine,
+        flags=given,
+        from_file={},
+        gpus=gpus,
+        key=given_key(api_key_file, os.environ),
+        how=containers.containing(
+            runtime or containers.PROCESS,
+            image=image,
+            pull=pull,
+            offline=offline,
+            memory_limit_mib=memory_limit,
+        ),
+        options=UpOptions(
+            name=name,
+            runtime=runtime or containers.PROCESS,
+            wait_s=wait,
+            smoke=not no_smoke,
+            keep_failed=keep_failed,
+            profiles_dir=profiles_dir,
+        ),
+        look=look,
+    )
+    catalog = Catalog(profiles_dir)
+    prepared = planned(wish, catalog, dry_run=dry_run, json=json)
     if dry_run:
         show_plan(prepared, json=json)
-        how.show(prepared, json=json)
-        return
-    warnings = list(prepared.plan.warnings)
-    if look:
-        warnings += preflight.check(
-            prepared, gpus=gpus, profiles=catalog.hardware_profiles(), engine_here=not how.docker
-        )
-    for warning in warnings:
-        note(f"warning: {warning}")
-    wanted = UpOptions(
-        name=name,
-        runtime=runtime,
-        wait_s=wait,
-        smoke=not no_smoke,
-        keep_failed=keep_failed,
-        profiles_dir=profiles_dir,
-    )
-    narrator = Narrator()
-    how.obtain(prepared, narrator)
+        wish.how.show(prepared, json=json)
+        return 0
     with Store() as store:
-        try:
-            deployment = bring_up(
-                on_cards(prepared, gpus), wanted, store, narrator.line, key=key, tick=narrator.tick
-            )
-        finally:
-            narrator.clear()
+        deployment = start(wish, prepared, catalog, store, Narrator())
     if json:
         emit(deployment.public())
     else:
         show_ready(deployment)
+    return 0
+
+
+def _needed(what: str, value: str | None) -> str:
+    if value is None:
+        raise BadInput(
+            f"{what} is missing", hint="up MODEL --profile PROFILE, or up -f FILE with a deployment file"
+        )
+    return value
+
+
+def _refuse_with_file(*, model: str | None, name: str | None) -> None:
+    """What a file says for each of its deployments, and one flag cannot say for all of them."""
+    for what, value in (("MODEL", model), ("--name", name)):
+        if value is not None:
+            raise BadInput(f"{what} and -f exclude each other", hint="it stands in the file, or leave -f out")
 
 
 def _indices(text: str | None) -> tuple[int, ...] | None:

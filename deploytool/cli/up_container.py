@@ -18,7 +18,8 @@ PANEL = "Docker"
 PROCESS, DOCKER = "process", "docker"
 
 RuntimeName = Annotated[
-    str, typer.Option("--runtime", help="process: on this machine itself; docker: in a container.")
+    str | None,
+    typer.Option("--runtime", help="process (the default): on this machine itself; docker: in a container."),
 ]
 Image = Annotated[
     str | None,

@@ -37,6 +37,8 @@ class UpOptions(Document):
     smoke: bool = True
     keep_failed: bool = False
     profiles_dir: Path | None = None
+    from_file: Path | None = None
+    slo: str | None = None
 
 
 def up(
@@ -125,6 +127,8 @@ def record(prepared: Prepared, options: UpOptions, key: Key | None) -> Deploymen
         memory={"estimate": plan.memory.model_dump(mode="json")},
         card=prepared.card.model_dump(mode="json"),
         profiles_dir=str(options.profiles_dir.expanduser().absolute()) if options.profiles_dir else None,
+        from_file=str(options.from_file.expanduser().absolute()) if options.from_file else None,
+        slo=options.slo,
     )
 
 

@@ -10,31 +10,35 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deploytool.launch import SECRET_FILE, LaunchSpec
+from deploytool.contained import (
+    CAPABILITIES,
+    HEALTH_INTERVAL_S,
+    HEALTH_START_UP_S,
+    LOG_OPTIONS,
+    NOBODY,
+    PIDS,
+    SECRET_TARGET,
+    TMPFS,
+    Bind,
+    argv,
+    environment,
+    health,
+    inside_path,
+    model,
+)
+from deploytool.launch import SECRET_FILE
 from deploytool.records import Deployment
-from deploytool.runtimes.docker_model import Bind, model
 
 if TYPE_CHECKING:
     from docker import APIClient
 
 LABEL_ID = "deploytool.id"
 LABEL_HOME = "deploytool.home"
-FILES = "/files"
-SECRET_TARGET = "/run/secrets/deploytool.yaml"  # noqa: S105 - a path: SGLang reads YAML, by the suffix
-PIDS = 8192  # threads count: torch alone starts one per processor and library
-NOBODY = 65532  # the usual uid of images without a user of their own
-PYTHON = "python3"
-# Compiled kernels are loaded from there, so it must allow execution; Docker's default does not.
-TMPFS = {"/tmp": "rw,exec,nosuid,nodev,mode=1777"}  # noqa: S108 - inside the container
-LOG_OPTIONS = {"max-size": "16m", "max-file": "2"}
-HEALTH_INTERVAL_S = 30
-CAPABILITIES = ["gpu", "compute", "utility"]  # CUDA, and NVML
-HEALTH_START_UP_S = 5  # a Python on a busy machine
 GIGA = 1_000_000_000
 
 
@@ -66,15 +70,15 @@ def container(
     """The container of a deployment. `secret`: the file with its key, where it has one."""
     spec = deployment.launch
     files = model(spec)
-    binds = [files.bind, *(Bind(path, _inside(path)) for path in spec.files)]
+    binds = [files.bind, *(Bind(path, inside_path(path)) for path in spec.files)]
     if spec.secret is not None:
         binds.append(Bind(str(secret), SECRET_TARGET))
     probe = spec.readiness
     return Container(
         name=f"deploytool-{deployment.name}",
         image=spec.image or "",
-        argv=tuple(_argv(spec, files.inside)),
-        environment=_environment(spec),
+        argv=tuple(argv(spec, files.inside)),
+        environment=environment(spec),
         labels=_labels(deployment, home),
         binds=tuple(binds),
         address=_address(spec.host),
@@ -84,7 +88,7 @@ def container(
         shm_mib=spec.shm_mib,
         memory_mib=spec.memory_limit_mib,
         read_only=spec.read_only_root,
-        health=_health(spec),
+        health=health(spec),
         health_timeout_s=probe.probe_timeout_s + HEALTH_START_UP_S,
         start_period_s=probe.start_timeout_s,
     )
@@ -98,39 +102,6 @@ def user_for(engine: Mapping[str, Any]) -> str:
     if any("rootless" in option for option in engine.get("SecurityOptions") or ()):
         return "0:0"
     return f"{os.getuid()}:{os.getgid()}" if os.getuid() else f"{NOBODY}:{NOBODY}"
-
-
-def _argv(spec: LaunchSpec, inside: str) -> Iterator[str]:
-    """The engine's command line as it is inside: its own program, the mounted model, every address there."""
-    words = list(spec.argv)
-    words[0] = spec.program or words[0]
-    host = words.index("--host") + 1 if "--host" in words[:-1] else None
-    for index, word in enumerate(words):
-        if index == host:
-            yield "0.0.0.0"  # the container's own addresses: what others reach is what is published
-        elif word == SECRET_FILE:
-            yield SECRET_TARGET
-        else:
-            yield inside if word == spec.model_path else _inside(word) if word in spec.files else word
-    if spec.secret is not None and spec.secret.kind == "env":
-        # A variable would stand in `docker inspect` for everyone who may ask the engine.
-        yield from (spec.secret.file_flag, SECRET_TARGET)
-
-
-def _inside(path: str) -> str:
-    """Where the container sees a file of this machine that argv names."""
-    return f"{FILES}/{path.rpartition('/')[2]}"
-
-
-def _environment(spec: LaunchSpec) -> dict[str, str]:
-    """No secret; no hub, since the model is mounted; a home that can be written, for caches of kernels."""
-    return {
-        **spec.env,
-        "HF_HUB_OFFLINE": "1",
-        "HOME": "/tmp",  # noqa: S108 - inside the container
-        "USER": "deploytool",  # torch asks for a name, and the uid has none inside
-        "PYTHONUNBUFFERED": "1",
-    }
 
 
 def _labels(deployment: Deployment, home: Path | None) -> dict[str, str]:
@@ -148,16 +119,6 @@ def _labels(deployment: Deployment, home: Path | None) -> dict[str, str]:
 
 def _address(host: str) -> str:
     return "127.0.0.1" if host == "localhost" else host.strip("[]")
-
-
-def _health(spec: LaunchSpec) -> tuple[str, ...]:
-    """The readiness path asked from inside, with the time that the engine's path takes."""
-    code = (
-        f"import http.client as h; c = h.HTTPConnection('127.0.0.1', {spec.port}, "
-        f"timeout={spec.readiness.probe_timeout_s:g}); c.request('GET', '{spec.readiness.path}'); "
-        "raise SystemExit(c.getresponse().status != 200)"
-    )
-    return (PYTHON, "-c", code)
 
 
 def create_arguments(api: APIClient, made: Container) -> dict[str, Any]:

@@ -1,49 +1,14 @@
-"""How a container sees the model's files: one read-only bind mount, and the path inside."""
+"""Whether a container will see, and can read, the model's files of this machine."""
 
 from __future__ import annotations
 
-import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
+from deploytool.contained import model
 from deploytool.errors import NotAvailable
 from deploytool.launch import LaunchSpec
-
-INSIDE = "/models"
-CODE_FLAG = "--trust-remote-code"
-
-
-class Bind(NamedTuple):
-    """A read-only bind mount: a path of this machine, and where the container sees it."""
-
-    source: str
-    target: str
-
-
-class Model(NamedTuple):
-    bind: Bind
-    inside: str
-
-
-def model(spec: LaunchSpec) -> Model:
-    """The mount of a model's folder and the path that the engine is given.
-
-    A snapshot of the Hugging Face cache is links into its neighbour `blobs/`, so the model's whole folder of
-    the cache is mounted; code of another repository lies elsewhere in the cache, so that needs all of it.
-    A model that is not here (in a plan) has a placeholder for its folder.
-    """
-    if not Path(spec.model_path).expanduser().exists():
-        name = spec.model_path.rpartition("/")[2]
-        return Model(Bind("{model_folder}", f"{INSIDE}/{name}"), f"{INSIDE}/{name}")
-    path = Path(os.path.abspath(Path(spec.model_path).expanduser()))  # noqa: PTH100 - links stay as they are
-    if path.parent.name == "snapshots" and path.parents[1].name.startswith("models--"):
-        root = path.parents[2] if CODE_FLAG in spec.argv else path.parents[1]
-        target = INSIDE if CODE_FLAG in spec.argv else f"{INSIDE}/{root.name}"
-        return Model(Bind(str(root), target), f"{target}/{path.relative_to(root)}")
-    target = f"{INSIDE}/{path.name or 'model'}"
-    return Model(Bind(str(path), target), target)
 
 
 def check(spec: LaunchSpec, user: str) -> None:

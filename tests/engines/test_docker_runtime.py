@@ -35,24 +35,6 @@ MODEL = "all-minilm-l6-v2"
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(180)]
 
 
-@pytest.fixture(scope="session")
-def docker_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The engine for all these tests; skipped, saying why, where there is none to be had."""
-    folder = tmp_path_factory.mktemp("dockerd")
-    try:
-        with real_docker.engine(folder) as host:
-            yield host
-    except real_docker.NoEngine as error:
-        pytest.skip(str(error))
-    assert not real_docker.left_in(folder)
-
-
-@pytest.fixture(scope="session")
-def image(docker_host: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    yield real_docker.server_image(docker_host, tmp_path_factory.mktemp("image"))
-    real_docker.remove_images(docker_host)
-
-
 @pytest.fixture
 def api(docker_host: str, monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[APIClient]:
     """The engine, found empty of our containers and left so."""
