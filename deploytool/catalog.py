@@ -96,8 +96,9 @@ class Catalog:
         """The card of a model: by its card's name, by a local folder, or by a hub id ("org/name").
 
         A folder or a hub id without a card is read from its own files (config.json and those of Sentence
-        Transformers; nothing is executed). A hub id needs its files in the local cache. Raises UnknownName,
-        InvalidFile, BadInput for a folder that holds no readable model, NotAvailable for an uncached hub id.
+        Transformers; nothing is executed). Of a hub id whose files are not in the local cache the hub is
+        asked for these small files and the weights' headers. Raises UnknownName, InvalidFile, BadInput for a
+        folder that holds no readable model, NotAvailable for a hub id that the hub does not tell about.
         """
         files = self.files("models")
         if reference in files:
@@ -124,19 +125,28 @@ class Catalog:
         for known, card in by_hub_id.items():
             if known.lower() == hub_id.lower():
                 return card
+        name = hub_id.split("/")[1]
+        origin = f"hub {hub_id}"
         found = hub_cache.snapshot(hub_id)
-        if found is None:
+        if found is not None:
+            return read_folder(found[0], name=name, origin=origin, hub_id=hub_id, revision=found[1])
+        from deploytool import hub_metadata  # it speaks HTTP
+
+        try:
+            told = hub_metadata.describe(hub_id)
+        except NotAvailable as error:
             near = nearest(hub_id, by_hub_id)
             guess = f"did you mean {' or '.join(near)}? If not, " if near else ""
             raise NotAvailable(
                 f"{hub_id} has no model card here, and its files are not in the cache"
-                f" ({hub_cache.hub_cache()}): what it needs is not known",
-                hint=f"{guess}download it (`hf download {hub_id}`), or give its folder,"
+                f" ({hub_cache.hub_cache()}): what it needs is not known; {error.message}",
+                hint=f"{guess}{error.hint}; or download it (`hf download {hub_id}`), or give its folder,"
                 " or write a card (`deploytool models show all-minilm-l6-v2 --yaml` is an example)",
-            )
-        folder, commit = found
-        name = hub_id.split("/")[1]
-        return read_folder(folder, name=name, origin=f"hub {hub_id}", hub_id=hub_id, revision=commit)
+            ) from error
+        weights = told.parameters, told.dtype
+        return read_folder(
+            told.folder, name=name, origin=origin, hub_id=hub_id, revision=told.commit, weights=weights
+        )
 
 
 def catalog_files(kind: Kind, profiles_dir: Path | None, paths: Sequence[Path]) -> list[Path]:
