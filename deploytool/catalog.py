@@ -38,15 +38,19 @@ class Entry(NamedTuple, Generic[T]):
 
 
 class Catalog:
-    """Profiles and cards of one search path. `profiles_dir` is looked at first (`--profiles-dir`)."""
+    """Profiles and cards of one search path. `profiles_dir` is looked at first (`--profiles-dir`).
 
-    def __init__(self, profiles_dir: Path | None = None) -> None:
+    `ask_hub`: of a model that is not here the hub may be asked; else nobody is contacted.
+    """
+
+    def __init__(self, profiles_dir: Path | None = None, *, ask_hub: bool = False) -> None:
         if profiles_dir is not None and not profiles_dir.expanduser().is_dir():
             raise BadInput(
                 f"--profiles-dir {profiles_dir} is not a folder",
                 hint="give a folder that holds hardware/*.yaml or models/*.yaml",
             )
         self.profiles_dir = profiles_dir
+        self.ask_hub = ask_hub
 
     def files(self, kind: Kind) -> dict[str, Path]:
         """Name -> the file that wins, in the order of names."""
@@ -97,8 +101,10 @@ class Catalog:
 
         A folder or a hub id without a card is read from its own files (config.json and those of Sentence
         Transformers; nothing is executed). Of a hub id whose files are not in the local cache the hub is
-        asked for these small files and the weights' headers. Raises UnknownName, InvalidFile, BadInput for a
-        folder that holds no readable model, NotAvailable for a hub id that the hub does not tell about.
+        asked for these small files and the weights' headers, where that is allowed (`ask_hub`).
+
+        Raises UnknownName, InvalidFile, BadInput for a folder that holds no readable model, NotAvailable for
+        a hub id that the hub does not tell about.
         """
         files = self.files("models")
         if reference in files:
@@ -132,17 +138,21 @@ class Catalog:
             return read_folder(found[0], name=name, origin=origin, hub_id=hub_id, revision=found[1])
         from deploytool import hub_metadata  # it speaks HTTP
 
-        try:
-            told = hub_metadata.describe(hub_id)
-        except NotAvailable as error:
+        told, why, mend = hub_metadata.kept(hub_id), "", ""
+        if self.ask_hub:
+            try:
+                told = hub_metadata.describe(hub_id)
+            except NotAvailable as error:
+                told, why, mend = None, f"; {error.message}", f"{error.hint}; or "
+        if told is None:
             near = nearest(hub_id, by_hub_id)
             guess = f"did you mean {' or '.join(near)}? If not, " if near else ""
             raise NotAvailable(
                 f"{hub_id} has no model card here, and its files are not in the cache"
-                f" ({hub_cache.hub_cache()}): what it needs is not known; {error.message}",
-                hint=f"{guess}{error.hint}; or download it (`hf download {hub_id}`), or give its folder,"
+                f" ({hub_cache.hub_cache()}): what it needs is not known{why}",
+                hint=f"{guess}{mend}download it (`hf download {hub_id}`), or give its folder,"
                 " or write a card (`deploytool models show all-minilm-l6-v2 --yaml` is an example)",
-            ) from error
+            )
         weights = told.parameters, told.dtype
         return read_folder(
             told.folder, name=name, origin=origin, hub_id=hub_id, revision=told.commit, weights=weights

@@ -46,24 +46,33 @@ class Described(NamedTuple):
     dtype: str | None
 
 
+def kept(hub_id: str) -> Described | None:
+    """What is kept of a model's main branch, however old; None where it was never asked for."""
+    return _kept(_root(hub_id), "main")[0]
+
+
+def _root(hub_id: str) -> Path:
+    return cache_dir() / "hub" / f"models--{hub_id.replace('/', '--')}"
+
+
 def describe(hub_id: str, revision: str | None = None, environ: Mapping[str, str] = os.environ) -> Described:
     """What is kept of a model, else what the hub says. NotAvailable where neither is to be had, with why."""
-    root = cache_dir() / "hub" / f"models--{hub_id.replace('/', '--')}"
+    root = _root(hub_id)
     wanted = revision or "main"
-    kept, fresh = _kept(root, wanted)
-    if kept is not None and fresh:
-        return kept
+    known, fresh = _kept(root, wanted)
+    if known is not None and fresh:
+        return known
     if forbidden := offline(environ):
-        if kept is not None:
-            return kept
+        if known is not None:
+            return known
         raise NotAvailable(f"{forbidden} is set: the hub is not asked", hint=f"unset {forbidden}")
     import httpx
 
     try:
         return _ask(hub_id, wanted, root, environ)
     except (httpx.HTTPError, ValueError, KeyError, TypeError, OSError) as error:
-        if kept is not None:
-            return kept
+        if known is not None:
+            return known
         said = str(error) or type(error).__name__
         raise NotAvailable(
             f"the hub ({_endpoint(environ)}) could not be asked for {hub_id}: {said}",

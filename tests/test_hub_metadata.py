@@ -153,7 +153,11 @@ def test_a_model_that_is_not_here_is_planned_by_what_the_hub_tells(hub: Hub, cli
 
 
 def test_what_is_read_is_a_card(hub: Hub) -> None:
-    card = Catalog().model(HUB_ID)
+    with pytest.raises(NotAvailable, match=r"is not known$"):
+        Catalog().model(HUB_ID)
+    assert hub.asked == []  # nobody is contacted by a command that is not to start or plan it
+    card = Catalog(ask_hub=True).model(HUB_ID)
+    assert Catalog().model(HUB_ID) == card  # it is kept now
     assert (card.parameters, card.weights_dtype, card.pooling, card.dimensions) == (
         2_500_000, "bfloat16", "last", 64,
     )  # fmt: skip

@@ -91,7 +91,7 @@ def up(
     )
     gpus = _indices(gpu)
     key = given_key(api_key_file, os.environ)
-    catalog = Catalog(profiles_dir)
+    catalog = Catalog(profiles_dir, ask_hub=True)
     given = flags(
         batch=batch, seq_len=seq_len, dtype=dtype, tp=tp, host=host, port=port, assignments=assignments
     )

@@ -56,12 +56,13 @@ def size(
         lambda length, budget: judge(need(length, budget), basis.available_mib),
     )
     rest, work = parts(longest, tokens)
-    sizes.explain_length(values, card, longest)
-    if judge(need(longest, tokens), basis.available_mib) != "does_not_fit":
+    fits = judge(need(longest, tokens), basis.available_mib) != "does_not_fit"
+    sizes.explain_length(values, card, longest, fits=fits)
+    if fits:
         sizes.note_shortened(values, card, longest, warnings)
-    why = (
-        f"{batch.value} texts of {longest} tokens" if batch is not None else "keeps the device busy, and fits"
-    )
+    why = "keeps the device busy, and fits" if fits else "the fewest that were tried"
+    if batch is not None:
+        why = f"{batch.value} texts of {longest} tokens"
     values.resolve("max_batch_tokens", tokens, why)
     values.resolve("batch", max(tokens // longest, 1), "texts of the longest length in one forward pass")
     weights = basis.weights()
