@@ -5,17 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from deploytool.engines import sizes
-from deploytool.memory import (
-    CPU_CONTEXT,
-    GPU_CONTEXT,
-    FitVerdict,
-    MemoryEstimate,
-    Range,
-    activations,
-    attention_mask,
-    judge,
-    torch_parts,
-)
+from deploytool.memory import FitVerdict, MemoryEstimate, Range, judge, torch_memory
 from deploytool.models import ModelCard
 from deploytool.settings import Resolver
 
@@ -26,7 +16,7 @@ def size(
     values: Resolver, card: ModelCard, basis: sizes.Basis, on_cpu: bool, warnings: list[str]
 ) -> MemoryEstimate:
     """Choose the longest text and the tokens of one forward pass: the most that fits, else the least."""
-    context = CPU_CONTEXT if on_cpu else GPU_CONTEXT
+    context = torch_memory.CPU_CONTEXT if on_cpu else torch_memory.CONTEXT
     batch = values.given("batch")
     fixed = values.given("max_batch_tokens")
     largest = CPU_BATCH_TOKENS if on_cpu else GPU_BATCH_TOKENS
@@ -43,10 +33,8 @@ def size(
 
     def parts(longest: int, tokens: int) -> tuple[Range, Range]:
         padded = max(tokens, longest)
-        work = activations(basis.arch, basis.dtype, tokens=padded).plus(
-            attention_mask(tokens=padded, longest=longest)
-        )
-        return torch_parts(basis.weights(), work, context)
+        work = torch_memory.forward(basis.arch, basis.dtype, tokens=padded, longest=longest)
+        return torch_memory.parts(basis.weights(), work, context)
 
     def need(longest: int, tokens: int) -> Range:
         return basis.need(*parts(longest, tokens))

@@ -1,9 +1,10 @@
 """GPU memory of an embedding server: weights, pool or activations, context; lower, expected, upper.
 
 Small pure functions in MiB, per card. Sources: SGLang 0.5.23 (`arg_groups/memory_hook.py`,
-`mem_cache/kv_cache_configurator.py`) for its pool, a fake-tensor simulation of transformers for activations.
-None of the coefficients was measured on hardware of ours: that is why an estimate is a range. What is
-measured of a server on a card corrects the next estimate of it (`measured`).
+`mem_cache/kv_cache_configurator.py`) for its pool, a fake-tensor simulation of transformers for what its
+prefill adds: SGLang's coefficients were not measured on hardware of ours, those of the SentenceTransformers
+server were (`torch_memory`). An estimate is a range; what is measured of a server on a card corrects the next
+estimate of it (`measured`).
 """
 
 from __future__ import annotations
@@ -37,10 +38,6 @@ class Range(NamedTuple):
 
 # CUDA context with cuBLAS and the kernels of torch: about 0.65 GiB; more on cards with many kernels loaded.
 GPU_CONTEXT = Range(450, 666, 900)
-# A Python process with torch, transformers and the HTTP server, without weights (resident): about 430 seen.
-CPU_CONTEXT = Range(350, 450, 750)
-# The caching allocator keeps blocks that it cannot reuse: ×1.1.
-FRAGMENTATION = (1.0, 1.1, 1.1)
 # SGLang keeps attention workspaces (FlashInfer: 384 MiB) and metadata: its own reserve counts 512 MiB.
 SGLANG_WORKSPACE = Range(128, 512, 640)
 SGLANG_GRAPH_MIB_PER_SIZE = 8
@@ -101,22 +98,6 @@ def activations(arch: Architecture, dtype: Dtype, *, tokens: int, tensor_paralle
         low, high, width = 0.97, 1.12, 2 * inner + 3 * arch.hidden
     base = tokens * BYTES[dtype] * width / MIB
     return Range(base * low, base * (low + high) / 2, base * high)
-
-
-def attention_mask(*, tokens: int, longest: int) -> Range:
-    """A batch of B texts padded to S tokens carries a mask of B·S² values of 2–4 bytes (tokens = B·S)."""
-    values = tokens * longest / MIB
-    return Range(2 * values, 3 * values, 4 * values)
-
-
-def torch_parts(weights: float, work: Range, context: Range) -> tuple[Range, Range]:
-    """What torch holds at rest, and what a forward pass adds: (W + work)·fragmentation + context.
-
-    Their sum is the peak of SentenceTransformers. `work` is of the largest forward pass (`activations` and
-    `attention_mask` of its padded tokens); all in MiB.
-    """
-    rest = Range(weights, weights, weights).times(*FRAGMENTATION).plus(context)
-    return rest, work.times(*FRAGMENTATION)
 
 
 def replicas_on_one_card(need: Range, available_mib: float | None) -> int | None:

@@ -62,6 +62,7 @@ def load(config: Config, path: Path, stage: Stage) -> Loaded:
     _refuse_other_kinds(model, config)
     if any(parameter.device.type == "meta" for parameter in model.parameters()):
         raise LoadFailed(f"some weights of {config.model} were not loaded")
+    _forget_keys_and_values(model)
     model.eval()
     return Loaded(model, path, device, dtype)
 
@@ -94,6 +95,16 @@ def _model(path: Path, config: Config, device: torch.device, dtype: torch.dtype)
     model = SentenceTransformer(str(path), **options)
     _set_pooling(model, config, shipped=shipped)
     return model
+
+
+def _forget_keys_and_values(model: Any) -> None:
+    """A decoder keeps them for the next token, and there is none: 112 KiB a token of Qwen3-Embedding-0.6B.
+
+    Sentence Transformers leaves that as it is before 6.2 (seen with 6.0.1).
+    """
+    config: Any = getattr(model.transformers_model, "config", None)
+    if getattr(config, "use_cache", False):
+        config.use_cache = False
 
 
 def _set_pooling(model: Any, config: Config, *, shipped: bool) -> None:
