@@ -40,15 +40,19 @@ class Entry(NamedTuple, Generic[T]):
 
 
 class Catalog:
-    """Profiles and cards of one search path. `profiles_dir` is looked at first (`--profiles-dir`)."""
+    """Profiles and cards of one search path. `profiles_dir` is looked at first (`--profiles-dir`).
 
-    def __init__(self, profiles_dir: Path | None = None) -> None:
+    `ask_hub`: of a model that is not here the hub may be asked; else nobody is contacted.
+    """
+
+    def __init__(self, profiles_dir: Path | None = None, *, ask_hub: bool = False) -> None:
         if profiles_dir is not None and not profiles_dir.expanduser().is_dir():
             raise BadInput(
                 f"--profiles-dir {profiles_dir} is not a folder",
                 hint="give a folder that holds hardware/*.yaml or models/*.yaml",
             )
         self.profiles_dir = profiles_dir
+        self.ask_hub = ask_hub
 
     def files(self, kind: Kind) -> dict[str, Path]:
         """Name -> the file that wins, in the order of names."""
@@ -98,8 +102,11 @@ class Catalog:
         """The card of a model: by its card's name, by a local folder, or by a hub id ("org/name").
 
         A folder or a hub id without a card is read from its own files (config.json and those of Sentence
-        Transformers; nothing is executed). A hub id needs its files in the local cache. Raises UnknownName,
-        InvalidFile, BadInput for a folder that holds no readable model, NotAvailable for an uncached hub id.
+        Transformers; nothing is executed). Of a hub id whose files are not in the local cache the hub is
+        asked for these small files and the weights' headers, where that is allowed (`ask_hub`).
+
+        Raises UnknownName, InvalidFile, BadInput for a folder that holds no readable model, NotAvailable for
+        a hub id that the hub does not tell about.
         """
         files = self.files("models")
         if reference in files:
@@ -133,19 +140,32 @@ class Catalog:
         for known, card in by_hub_id.items():
             if known.lower() == hub_id.lower():
                 return card
+        name = hub_id.split("/")[1]
+        origin = f"hub {hub_id}"
         found = hub_cache.snapshot(hub_id)
-        if found is None:
+        if found is not None:
+            return read_folder(found[0], name=name, origin=origin, hub_id=hub_id, revision=found[1])
+        from deploytool import hub_metadata  # it speaks HTTP
+
+        told, why, mend = hub_metadata.kept(hub_id), "", ""
+        if self.ask_hub:
+            try:
+                told = hub_metadata.describe(hub_id)
+            except NotAvailable as error:
+                told, why, mend = None, f"; {error.message}", f"{error.hint}; or "
+        if told is None:
             near = nearest(hub_id, by_hub_id)
             guess = f"did you mean {' or '.join(near)}? If not, " if near else ""
             raise NotAvailable(
                 f"{hub_id} has no model card here, and its files are not in the cache"
-                f" ({hub_cache.hub_cache()}): what it needs is not known",
-                hint=f"{guess}download it (`hf download {hub_id}`), or give its folder,"
+                f" ({hub_cache.hub_cache()}): what it needs is not known{why}",
+                hint=f"{guess}{mend}download it (`hf download {hub_id}`), or give its folder,"
                 " or write a card (`deploytool models show all-minilm-l6-v2 --yaml` is an example)",
             )
-        folder, commit = found
-        name = hub_id.split("/")[1]
-        return read_folder(folder, name=name, origin=f"hub {hub_id}", hub_id=hub_id, revision=commit)
+        weights = told.parameters, told.dtype
+        return read_folder(
+            told.folder, name=name, origin=origin, hub_id=hub_id, revision=told.commit, weights=weights
+        )
 
 
 def catalog_files(kind: Kind, profiles_dir: Path | None, paths: Sequence[Path]) -> list[Path]:

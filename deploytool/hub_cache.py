@@ -44,6 +44,18 @@ def has_token(environ: Mapping[str, str] = os.environ) -> bool:
     return (Path(path).expanduser() if path else _hf_home(environ) / "token").is_file()
 
 
+def token(environ: Mapping[str, str] = os.environ) -> str | None:
+    """The access token, for a request to the hub itself; None where there is none."""
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        if environ.get(name):
+            return environ[name].strip()
+    path = environ.get("HF_TOKEN_PATH")
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        found = Path(path).expanduser() if path else _hf_home(environ) / "token"
+        return found.read_text(encoding="ascii").strip() or None
+    return None
+
+
 def snapshot(
     hub_id: str, revision: str | None = None, environ: Mapping[str, str] = os.environ
 ) -> tuple[Path, str] | None:

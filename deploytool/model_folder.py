@@ -44,9 +44,18 @@ GATED = (*DECODERS, "gemma", "gemma2", "gemma3_text", "modernbert", "nomic_bert"
 
 
 def read_folder(
-    folder: Path, *, name: str, origin: str, hub_id: str | None = None, revision: str | None = None
+    folder: Path,
+    *,
+    name: str,
+    origin: str,
+    hub_id: str | None = None,
+    revision: str | None = None,
+    weights: tuple[int | None, str | None] | None = None,
 ) -> ModelCard:
-    """The card of the model in a folder. Raises BadInput for a broken or missing config.json."""
+    """The card of the model in a folder. Raises BadInput for a broken or missing config.json.
+
+    `weights`: (parameters, dtype), where they are known although the weights are not in the folder.
+    """
     files = ModelFolder(folder)
     if not files.config and not files.modules:
         raise BadInput(
@@ -58,7 +67,7 @@ def read_folder(
     kind = _kind(files, settings)
     architecture = _architecture(files, config)
     laser2 = files.config.get("model_type") == LASER2
-    count, dtype = _weights(files)
+    count, dtype = _weights(files) if weights is None else weights
     try:
         return ModelCard(
             name=name,
@@ -156,15 +165,14 @@ def _architecture(files: ModelFolder, config: Json) -> Architecture | None:
         raise broken(files.transformer / "config.json", f"{field}: {first['msg']}") from error
 
 
-def _weights(files: ModelFolder) -> tuple[int | None, Dtype | None]:
+def _weights(files: ModelFolder) -> tuple[int | None, str | None]:
     present = [path for path in weight_files(files.transformer) if path.exists()]
     if not present or len(present) < len(weight_files(files.transformer)):
         return None, None
     if files.config.get("quantization_config"):
         files.notes.append("quantised weights: the parameter count cannot be read off the files")
         return None, None
-    count, dtype = parameters(present)
-    return count, dtype  # type: ignore[return-value]
+    return parameters(present)
 
 
 def _quantization(config: Json) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +45,7 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or not 2 <= length <= min(MAX_HEADER, size - 8):
                 raise ValueError("not a safetensors file, or cut off")
-            header = json.loads(file.read(length))
-        if not isinstance(header, dict):
-            raise ValueError("not a safetensors file")
-        header.pop("__metadata__", None)
+            header = parse_header(file.read(length))
         end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
         if end > size - 8 - length:
             raise ValueError(f"cut off: {size:,} bytes of {end + 8 + length:,}")
@@ -57,14 +54,28 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
     return header
 
 
+def parse_header(content: bytes) -> dict[str, dict[str, Any]]:
+    """The JSON of a header. Raises ValueError where it is none."""
+    header = json.loads(content)
+    if not isinstance(header, dict):
+        raise ValueError("not a safetensors file")
+    header.pop("__metadata__", None)
+    return header
+
+
 def parameters(paths: Iterable[Path]) -> tuple[int | None, str | None]:
-    """How many parameters files hold, and the type of most of them ("float32", ...).
+    """See `counted`, of files."""
+    return counted(map(read_header, paths))
+
+
+def counted(headers: Iterable[Mapping[str, Mapping[str, Any]]]) -> tuple[int | None, str | None]:
+    """How many parameters files with these headers hold, and the type of most of them ("float32", ...).
 
     (None, None) for quantised weights, whose values are packed: their number says nothing.
     """
     counts: Counter[str] = Counter()
-    for path in paths:
-        for name, entry in read_header(path).items():
+    for header in headers:
+        for name, entry in header.items():
             if not name.endswith("position_ids"):
                 counts[str(entry.get("dtype"))] += math.prod(entry.get("shape") or [1])
     if not counts or set(counts) - set(FLOATS):

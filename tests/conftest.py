@@ -66,6 +66,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
         monkeypatch.delenv(name)
     monkeypatch.setenv("DEPLOYTOOL_HOME", str(folder))
     monkeypatch.setenv("DEPLOYTOOL_CACHE", str(run_folder / EXPORTS))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # no test asks the real hub
     return folder
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from conftest import ROOT, Planted
+from conftest import Planted
 
 from deploytool.st_server import config, exports
 from deploytool.st_server.backends import choice, loader, probe
@@ -27,6 +27,7 @@ from deploytool.st_server.exports import NotExportable
 from deploytool.st_server.tokens import Pair
 
 KINDS = ("onnx", "openvino")
+ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.model
 
 
@@ -62,23 +63,6 @@ def test_the_vectors_are_those_of_encode_and_torch_stays_away(
     limits = backend.warm_up()
     assert 0 < limits.overhead <= limits.budget
     assert (backend.info.backend, backend.info.dimensions, backend.info.max_length) == (kind, 384, 256)
-
-
-def test_a_decoder_keeps_no_keys_and_values(tmp_path: Path) -> None:
-    made = [sys.executable, str(ROOT / "benchmarks" / "random_model.py"), "tiny", str(tmp_path)]
-    subprocess.run(made, check=True, capture_output=True, timeout=120)
-    program = (
-        "import sys, pathlib, torch\n"
-        "from deploytool.st_server import config\n"
-        "from deploytool.st_server.backends import torch_model\n"
-        "given = config.parse(['--model', sys.argv[1], '--device', 'cpu'], {})\n"
-        "loaded = torch_model.load(given, pathlib.Path(sys.argv[1]), lambda stage: None)\n"
-        "with torch.inference_mode():\n"
-        "    print(loaded.model.transformers_model(torch.tensor([[1, 2, 3]])).past_key_values)\n"
-    )
-    run = [sys.executable, "-c", program, str(tmp_path)]
-    done = subprocess.run(run, capture_output=True, text=True, timeout=120, check=False, cwd=ROOT)
-    assert done.stdout.splitlines()[-1:] == ["None"], done.stderr
 
 
 @pytest.mark.slow
@@ -316,3 +300,41 @@ def test_openvino_reports_to_nobody() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "openvino.tools.ovc.telemetry_stub"
+
+
+@pytest.mark.slow
+def test_a_decoder_keeps_no_keys_and_values_and_gives_the_same_vectors(tmp_path: Path) -> None:
+    code = """
+import json, sys
+from pathlib import Path
+import numpy as np, torch
+from benchmarks.random_model import TINY, make
+from sentence_transformers import SentenceTransformer
+from deploytool.st_server import config
+from deploytool.st_server.backends import torch_backend
+folder = Path(sys.argv[1])
+make(TINY, folder, "cpu")
+given = config.parse(["--model", str(folder), "--device", "cpu", "--dtype", "float32"])
+backend = torch_backend.load(given, folder, lambda _: None)
+plain = SentenceTransformer(str(folder), device="cpu", local_files_only=True, model_kwargs={"dtype": torch.float32})
+kept = []
+def watched(forward):
+    def call(*args, **named):
+        found = forward(*args, **named)
+        kept.append(found.past_key_values is not None)
+        return found
+    return call
+for model in (plain, backend._model):
+    model.transformers_model.forward = watched(model.transformers_model.forward)
+texts = ["a text", "another, longer text of some tokens"]
+expected = plain.encode(texts)
+ours = backend.embed(backend.tokenizer.encode(texts), alone=False)
+print(json.dumps([kept, float(np.abs(expected - ours).max())]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "tiny")], capture_output=True, text=True, check=True,
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+    kept, difference = json.loads(done.stdout.splitlines()[-1])
+    assert kept[-1] is False  # what Sentence Transformers itself does hangs on its version
+    assert difference < 1e-5

@@ -103,7 +103,7 @@ def _decided(file: Path, asked: dict[str, float], fresh: bool, profiles_dir: Pat
     from deploytool.catalog import Catalog
     from deploytool.store import Store
 
-    catalog = Catalog(profiles_dir)
+    catalog = Catalog(profiles_dir, ask_hub=True)
     config = read(file, catalog)
     with Store() as store:
         return bake_off(

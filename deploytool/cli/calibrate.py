@@ -47,7 +47,7 @@ def calibrate(
     from deploytool.plans import prepare, resolve_alias
     from deploytool.store import Store
 
-    catalog = Catalog(profiles_dir)
+    catalog = Catalog(profiles_dir, ask_hub=True)
     given = options.flags(
         batch=batch,
         seq_len=seq_len,

@@ -70,7 +70,7 @@ def fit(
     from deploytool.fitting import fits
     from deploytool.plans import known_here
 
-    catalog = Catalog(profiles_dir)
+    catalog = Catalog(profiles_dir, ask_hub=True)
     chosen = _models([*(model or ()), *_listed(models)], catalog)
     hardware = _profiles(_listed(profile), catalog)
     known, warnings = known_here()

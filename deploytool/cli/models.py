@@ -76,7 +76,7 @@ def show(
     profiles_dir: ProfilesDir = None,
 ) -> None:
     """Show what is known of a model and where it is from."""
-    catalog = Catalog(profiles_dir)
+    catalog = Catalog(profiles_dir, ask_hub=True)
     card = catalog.model(name)
     path = catalog.files("models").get(card.name) if card.origin == "card" else None
     if as_yaml:

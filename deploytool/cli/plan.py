@@ -36,7 +36,7 @@ def plan(
 
     Exit code 3: it does not fit (and what would); 4: the engine would give wrong vectors.
     """
-    catalog = Catalog(profiles_dir)
+    catalog = Catalog(profiles_dir, ask_hub=True)
     given = flags(
         batch=batch,
         seq_len=seq_len,

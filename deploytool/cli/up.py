@@ -146,7 +146,7 @@ def up(
         ),
         look=look,
     )
-    catalog = Catalog(profiles_dir)
+    catalog = Catalog(profiles_dir, ask_hub=True)
     prepared = planned(wish, catalog, dry_run=dry_run, json=json)
     if dry_run:
         show_plan(prepared, json=json)

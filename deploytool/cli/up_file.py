@@ -50,7 +50,7 @@ class Flags(NamedTuple):
 
 def up_file(path: Path, flags: Flags, *, dry_run: bool) -> int:
     """Bring the file's deployments up; the exit code of the first that failed, 0 where none did."""
-    catalog = Catalog(flags.profiles_dir)
+    catalog = Catalog(flags.profiles_dir, ask_hub=True)
     file = read(path, catalog)
     _refuse_replicas(file.deployments)
     if len(file.deployments) > 1 and str(flags.settings.get("port", AUTO)) != AUTO:

@@ -31,7 +31,7 @@ def examine(
 
     Raises UnknownName for a profile that is none, InvalidFile for one with problems.
     """
-    catalog = Catalog(profiles_dir)
+    catalog = Catalog(profiles_dir, ask_hub=online)
     hardware, alias = _hardware(profile, catalog)
     findings = [
         *alias,

@@ -117,8 +117,12 @@ def _plan(look: Examination, model: str, hardware: HardwareProfile, catalog: Cat
             )
         warnings = preflight.check(prepared, profiles=catalog.hardware_profiles())
     except DeploytoolError as error:
-        saw = "; ".join([error.message, *(line.replace("\n    mend: ", " -> ") for line in error.details)])
-        look.failed(name, saw, error.hint, type(error))
+        obstacles = [line.split("\n    mend: ") for line in error.details]
+        if obstacles and all(len(parts) == 2 for parts in obstacles):
+            for saw, mend in obstacles:
+                look.failed(name, saw, mend, type(error))
+        else:
+            look.failed(name, "; ".join([error.message, *error.details]), error.hint, type(error))
         return
     memory = prepared.plan.memory
     saw = (

@@ -210,7 +210,7 @@ def explain(values: Resolver, sizer: Sizer, sizing: Sizing, card: ModelCard, war
     """Resolve what was sized, each value with why it is so."""
     fits = judge(sizing.need, sizer.basis.available_mib) != "does_not_fit"
     values.resolve("tensor_parallel", sizing.tensor_parallel, "the fewest cards that fit" if fits else "")
-    sizes.explain_length(values, card, sizing.asked)
+    sizes.explain_length(values, card, sizing.asked, fits=fits)
     if fits:
         sizes.note_shortened(values, card, sizing.asked, warnings)
     if sizing.longest < sizing.asked:

@@ -148,11 +148,13 @@ def lengths(values: Resolver, card: ModelCard) -> list[int]:
     return [largest, *(length for length in LENGTHS if length < largest)]
 
 
-def explain_length(values: Resolver, card: ModelCard, length: int) -> None:
+def explain_length(values: Resolver, card: ModelCard, length: int, *, fits: bool) -> None:
     """Resolve `max_length` to what was chosen, and why."""
     limit = card.max_tokens
     largest = min(limit or DEFAULT_LONGEST, DEFAULT_LONGEST)
-    if length == limit:
+    if not fits:
+        why = "the shortest that was tried: even that does not fit"
+    elif length == limit:
         why = "what the model reads"
     elif length < largest:
         why = f"the longest of {', '.join(map(str, LENGTHS))} that fits"

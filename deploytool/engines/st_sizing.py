@@ -5,17 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from deploytool.engines import sizes
-from deploytool.memory import (
-    CPU_CONTEXT,
-    TORCH_GPU_CONTEXT,
-    FitVerdict,
-    MemoryEstimate,
-    Range,
-    attention_mask,
-    judge,
-    torch_activations,
-    torch_parts,
-)
+from deploytool.memory import FitVerdict, MemoryEstimate, Range, judge, torch_memory
 from deploytool.models import ModelCard
 from deploytool.settings import Resolver
 
@@ -26,7 +16,7 @@ def size(
     values: Resolver, card: ModelCard, basis: sizes.Basis, on_cpu: bool, warnings: list[str]
 ) -> MemoryEstimate:
     """Choose the longest text and the tokens of one forward pass: the most that fits, else the least."""
-    context = CPU_CONTEXT if on_cpu else TORCH_GPU_CONTEXT
+    context = torch_memory.CPU_CONTEXT if on_cpu else torch_memory.CONTEXT
     batch = values.given("batch")
     fixed = values.given("max_batch_tokens")
     largest = CPU_BATCH_TOKENS if on_cpu else GPU_BATCH_TOKENS
@@ -43,10 +33,8 @@ def size(
 
     def parts(longest: int, tokens: int) -> tuple[Range, Range]:
         padded = max(tokens, longest)
-        work = torch_activations(basis.arch, basis.dtype, tokens=padded).plus(
-            attention_mask(tokens=padded, longest=longest)
-        )
-        return torch_parts(basis.weights(), work, context)
+        work = torch_memory.forward(basis.arch, basis.dtype, tokens=padded, longest=longest)
+        return torch_memory.parts(basis.weights(), work, context)
 
     def need(longest: int, tokens: int) -> Range:
         return basis.need(*parts(longest, tokens))
@@ -56,12 +44,13 @@ def size(
         lambda length, budget: judge(need(length, budget), basis.available_mib),
     )
     rest, work = parts(longest, tokens)
-    sizes.explain_length(values, card, longest)
-    if judge(need(longest, tokens), basis.available_mib) != "does_not_fit":
+    fits = judge(need(longest, tokens), basis.available_mib) != "does_not_fit"
+    sizes.explain_length(values, card, longest, fits=fits)
+    if fits:
         sizes.note_shortened(values, card, longest, warnings)
-    why = (
-        f"{batch.value} texts of {longest} tokens" if batch is not None else "keeps the device busy, and fits"
-    )
+    why = "keeps the device busy, and fits" if fits else "the fewest that were tried"
+    if batch is not None:
+        why = f"{batch.value} texts of {longest} tokens"
     values.resolve("max_batch_tokens", tokens, why)
     values.resolve("batch", max(tokens // longest, 1), "texts of the longest length in one forward pass")
     weights = basis.weights()

@@ -116,7 +116,7 @@ def _hosted(card: ModelCard, api_key_file: Path | None, environ: Mapping[str, st
     if card.api is None:
         raise BadInput(
             f"{card.name} is a model's name, and no deployment has it",
-            hint=f"bring it up: deploytool up {card.name} PROFILE, then give the deployment's name",
+            hint=f"bring it up: deploytool up {card.name} --profile PROFILE, then give the deployment's name",
         )
     api = card.api
     key = read_key(api_key_file) if api_key_file else checked_key(environ.get(api.key_env) or None)

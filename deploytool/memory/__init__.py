@@ -1,10 +1,10 @@
 """GPU memory of an embedding server: weights, pool or activations, context; lower, expected, upper.
 
 Small pure functions in MiB, per card. Sources: SGLang 0.5.23 (`arg_groups/memory_hook.py`,
-`mem_cache/kv_cache_configurator.py`) for its pool, a fake-tensor simulation for its activations. Those of the
-SentenceTransformers server were measured (`benchmarks/gpu_memory.py`: one H100, torch 2.11, transformers 5.17,
-bfloat16, MiniLM, bge-m3, Qwen3 0.6B and 4B); other cards and releases differ: that is why an estimate is a
-range. What is measured of a server on a card corrects the next estimate of it (`measured`).
+`mem_cache/kv_cache_configurator.py`) for its pool, a fake-tensor simulation of transformers for what its
+prefill adds: SGLang's coefficients were not measured on hardware of ours, those of the SentenceTransformers
+server were (`torch_memory`). An estimate is a range; what is measured of a server on a card corrects the next
+estimate of it (`measured`).
 """
 
 from __future__ import annotations
@@ -38,13 +38,6 @@ class Range(NamedTuple):
 
 # CUDA context with cuBLAS and the kernels of torch: about 0.65 GiB; more on cards with many kernels loaded.
 GPU_CONTEXT = Range(450, 666, 900)
-# The same with cuBLAS's workspace, which torch allocates: 686 + 32 measured on an H100.
-TORCH_GPU_CONTEXT = Range(450, 718, 950)
-# A Python process with torch, transformers and the HTTP server, without weights (resident): about 430 seen.
-CPU_CONTEXT = Range(350, 450, 750)
-# torch's caching allocator keeps blocks that it cannot reuse: what it reserved for forward passes was 1.06 to
-# 1.3 times what they used for decoders, up to 1.6 for small BERTs (measured).
-FRAGMENTATION = (1.0, 1.25, 1.6)
 # SGLang keeps attention workspaces (FlashInfer: 384 MiB) and metadata: its own reserve counts 512 MiB.
 SGLANG_WORKSPACE = Range(128, 512, 640)
 SGLANG_GRAPH_MIB_PER_SIZE = 8
@@ -98,43 +91,13 @@ def activations(arch: Architecture, dtype: Dtype, *, tokens: int, tensor_paralle
     0.97–1.12·e·(2·intermediate + 3·hidden) (simulation, 8–19 % fit error). Tensor parallelism splits the
     intermediate, not the hidden.
     """
-    return _of_a_layer(arch, dtype, tokens, (1.35, 1.70), tensor_parallel)
-
-
-def torch_activations(arch: Architecture, dtype: Dtype, *, tokens: int) -> Range:
-    """As `activations`, for torch without a key-value cache: 1.15–1.28 with a gated MLP (measured).
-
-    With BERT's plain MLP the simulation was right: 1.00–1.03 measured.
-    """
-    return _of_a_layer(arch, dtype, tokens, (1.15, 1.28), 1)
-
-
-def _of_a_layer(
-    arch: Architecture, dtype: Dtype, tokens: int, gated: tuple[float, float], tensor_parallel: int
-) -> Range:
     inner = arch.intermediate / tensor_parallel
-    low, high = gated if arch.swiglu else (0.97, 1.12)
-    width = 3 * inner + 2 * arch.hidden if arch.swiglu else 2 * inner + 3 * arch.hidden
+    if arch.swiglu:
+        low, high, width = 1.35, 1.70, 3 * inner + 2 * arch.hidden
+    else:
+        low, high, width = 0.97, 1.12, 2 * inner + 3 * arch.hidden
     base = tokens * BYTES[dtype] * width / MIB
     return Range(base * low, base * (low + high) / 2, base * high)
-
-
-def attention_mask(*, tokens: int, longest: int) -> Range:
-    """A batch of B texts padded to S tokens carries a mask of B·S² values (tokens = B·S).
-
-    Texts of one length carry none; else 1 byte a value was measured, 2.5 once: 0–3, of which 1 is expected.
-    """
-    values = tokens * longest / MIB
-    return Range(0, values, 3 * values)
-
-
-def torch_parts(weights: float, work: Range, context: Range) -> tuple[Range, Range]:
-    """What torch holds at rest, W + context, and what a forward pass adds, work·fragmentation.
-
-    Their sum is the peak of SentenceTransformers. `work` is of the largest forward pass (`torch_activations` and
-    `attention_mask` of its padded tokens); all in MiB.
-    """
-    return Range(weights, weights, weights).plus(context), work.times(*FRAGMENTATION)
 
 
 def replicas_on_one_card(need: Range, available_mib: float | None) -> int | None:
