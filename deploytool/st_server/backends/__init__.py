@@ -11,9 +11,10 @@ from deploytool.st_server.backends.base import Loader
 from deploytool.st_server.errors import Missing
 
 BACKENDS: dict[str, str] = {
-    name: f"deploytool.st_server.backends.{name}_backend" for name in ("torch", "onnx", "openvino")
+    **{name: f"deploytool.st_server.backends.{name}_backend" for name in ("torch", "onnx", "openvino")},
+    "reranker": "deploytool.st_server.backends.torch_reranker",
 }
-EXTRAS = {"torch": "serve"}
+EXTRAS = {"torch": "serve", "reranker": "serve"}
 
 
 def loader(name: str) -> Loader:
