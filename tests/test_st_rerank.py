@@ -237,7 +237,7 @@ def test_a_folder_is_brought_up_and_proven(reranker: Reranker, cli: Callable[...
     try:
         assert up.returncode == 0, up.stderr
         smoke = cli("smoke", MODEL, "--json", timeout=120)
-        checks = {entry["name"]: entry["status"] for entry in json.loads(smoke.stdout)["checks"]}
-        assert {checks[name] for name in ("rerank", "finite", "alone", "order")} == {"ok"}
+        checks = {entry["name"]: entry["passed"] for entry in json.loads(smoke.stdout)["checks"]}
+        assert {checks[name] for name in ("rerank", "finite", "alone", "order")} == {True}
     finally:
         assert cli("down", MODEL).returncode == 0
