@@ -31,7 +31,7 @@ def overload(server: Server, texts: Sequence[str], seconds: float) -> None:
     found = json.loads(done.stdout)
     after = server_process.cell(server, singles, 1, 1, AFTER_S)
     latencies = sorted(found["latencies_ms"])
-    goodput = len(latencies) / seconds
+    goodput = found["good"] / seconds
     bound = (QUEUE + 64) / peak.texts_per_s * 1000
     print(f"peak {peak.texts_per_s:.0f} texts/s; offered {found['sent'] / seconds:.0f}/s for {seconds:.0f} s")
     print(f"goodput {goodput:.0f} texts/s: {goodput / peak.texts_per_s:.2f} of the peak")

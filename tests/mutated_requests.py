@@ -118,11 +118,13 @@ def send(port: int, request: Mutated, timeout_s: float = 60) -> int | None:
             connection.sendall(request.wire)
             if not request.whole:
                 return None
-            answer = connection.recv(65_536)
-            while answer and b"\r\n" not in answer:
-                answer += connection.recv(65_536)
+            answer = b""
+            while len(answer) < len("HTTP/1.1 200"):
+                if not (more := connection.recv(65_536)):
+                    return None
+                answer += more
+                if answer.startswith(b"HTTP/1.1 100"):
+                    answer = answer.partition(b"\r\n\r\n")[2]
         except ConnectionError:  # refused before it was all sent
             return None
-        if answer.startswith(b"HTTP/1.1 100"):
-            answer = answer.partition(b"\r\n\r\n")[2] or connection.recv(65_536)
-        return int(answer[9:12]) if answer else None
+        return int(answer[9:12])

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mutated_requests import mutated, send
 
 from deploytool.st_server import config, model_folder, reranking
 from deploytool.st_server.errors import BadUsage, RequestError
@@ -167,6 +169,16 @@ def test_what_it_is_and_what_it_is_not(reranker: Reranker, minilm_server: Any) -
     for place, query, documents in (("query", "\ud800", ["a"]), ("documents[1]", "a", ["a", "\udfff"])):
         status, refused = reranker.call("/v1/rerank", {"query": query, "documents": documents})
         assert status == 400 and refused["error"]["message"].startswith(place)
+
+
+@pytest.mark.model
+def test_no_mutated_request_is_a_server_error(reranker: Reranker) -> None:
+    chance = random.Random(4)  # noqa: S311 - a load
+    requests = [mutated(chance, MODEL) for _ in range(200)]
+    statuses = [send(reranker.port, request) for request in requests]
+    assert not [status for status in statuses if status is not None and status >= 500]
+    assert 200 in statuses and 400 in statuses
+    np.testing.assert_allclose(reranker.scores(), reranker.expected, atol=1e-5)  # still itself
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
