@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format test-engines bench-cli bench-server bench-capacity bench-client bench-memory clean bench-quality
+.PHONY: help setup demo test test-slow lint format test-engines bench-cli bench-server fuzz-server bench-capacity bench-client bench-memory clean bench-quality
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ test-engines: setup ## Run the tests against real engines (installs docker.io an
 
 bench-server: setup ## The SentenceTransformers server beside its offline limit and a hand-written one (4 minutes)
 	@$(BIN)/python benchmarks/server.py
+
+fuzz-server: setup ## Mutated requests against the server: make fuzz-server COUNT=20000
+	@$(BIN)/python benchmarks/server_fuzz.py --count $(or $(COUNT),20000)
 
 bench-cli: setup ## How long --help, ps and plan take beside a bare interpreter
 	@$(BIN)/python benchmarks/cli_start.py

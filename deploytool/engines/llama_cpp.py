@@ -204,7 +204,7 @@ def _size(
         for length in sizes.lengths(values, card)
     ]
     longest, tokens = first_that_fits(tries, verdict)  # type: ignore[arg-type]
-    sizes.explain_length(values, card, longest)
+    sizes.explain_length(values, card, longest, fits=verdict(longest, tokens) != "does_not_fit")
     sizes.note_shortened(values, card, longest, warnings)
     values.fix("max_batch_tokens", tokens, "a text is computed in one pass: at least the longest one")
     rest, work = parts(longest, tokens)

@@ -111,9 +111,7 @@ class SentenceTransformers:
         if card.kind == "api":
             return EngineSupport(verdict="unsupported", reason="a hosted API runs at its provider")
         if card.kind == "reranker":
-            return EngineSupport(
-                verdict="unsupported", reason="a reranker gives scores of pairs, no embeddings"
-            )
+            return _reranking(card)
         return EngineSupport(verdict="ok", reason="pooling and normalisation as the model ships them")
 
     def refuses(self, hardware: HardwareProfile) -> str | None:  # noqa: ARG002 - torch runs on all of them
@@ -181,6 +179,15 @@ class SentenceTransformers:
         return Cause(name=known.name, message=message, hint=hint or known.hint)
 
 
+def _reranking(card: ModelCard) -> EngineSupport:
+    """A CrossEncoder has a head that scores a pair of texts; a decoder that answers yes or no has none."""
+    if card.architecture is not None and card.architecture.class_name.endswith("ForCausalLM"):
+        return EngineSupport(
+            verdict="unsupported", reason="a decoder that answers yes or no behind a prompt: no CrossEncoder"
+        )
+    return EngineSupport(verdict="ok", reason="a CrossEncoder: scores pairs at /v1/rerank")
+
+
 def _resolve_rest(
     values: Resolver, card: ModelCard, request: PlanRequest, on_cpu: bool, warnings: list[str]
 ) -> None:
@@ -191,6 +198,8 @@ def _resolve_rest(
     )
     if chosen_backend in ("onnx", "openvino") and not on_cpu:
         raise BadInput("onnx and openvino compute on processors", hint="leave backend out")
+    if chosen_backend != "torch" and card.kind == "reranker":
+        raise BadInput("a reranker is computed by torch", hint="leave backend out")
     values.resolve("served_model_name", card.name, "the model card's name")
     values.resolve("max_queue")
     values.resolve("max_texts")

@@ -71,7 +71,8 @@ def rerank(bench: Bench) -> Outcome:
 
 def finite(bench: Bench) -> Outcome:
     scored = _scored(bench, DOCUMENTS)
-    if all(math.isfinite(score) and 0 <= score <= 1 for score in scored):
+    within = _is_cross_encoder(bench) or all(0 <= score <= 1 for score in scored)
+    if within and all(map(math.isfinite, scored)):
         return ok(f"from {min(scored):.4f} to {max(scored):.4f}")
     return fail(
         _shown(scored), "a probability of yes against no is expected: NaN tells of a float16 overflow"
@@ -83,7 +84,7 @@ def alone(bench: Bench) -> Outcome:
     apart = [_scored(bench, [document])[0] for document in DOCUMENTS]
     largest = max(abs(one - other) for one, other in zip(together, apart, strict=True))
     saw = f"alone and among {len(DOCUMENTS)} the scores differ by {largest:.4f} at most"
-    return ok(saw) if largest <= TOLERANCE else fail(saw, SEPARATE)
+    return ok(saw) if largest <= _tolerance(together) else fail(saw, SEPARATE)
 
 
 def order(bench: Bench) -> Outcome:
@@ -91,7 +92,7 @@ def order(bench: Bench) -> Outcome:
     forward, backward = _scored(bench, DOCUMENTS), _scored(bench, turned)
     largest = max(abs(one - other) for one, other in zip(forward, reversed(backward), strict=True))
     saw = f"with the documents turned round the scores differ by {largest:.4f} at most"
-    return ok(saw) if largest <= TOLERANCE else fail(saw, "scores and documents are mixed up")
+    return ok(saw) if largest <= _tolerance(forward) else fail(saw, "scores and documents are mixed up")
 
 
 def relevance(bench: Bench) -> Outcome:
@@ -106,12 +107,24 @@ def relevance(bench: Bench) -> Outcome:
     )
 
 
+def _is_cross_encoder(bench: Bench) -> bool:
+    """Its head may give logits of any size; a decoder's yes against no is a probability."""
+    known = bench.card.architecture if bench.card is not None else None
+    return known is not None and known.class_name.endswith("ForSequenceClassification")
+
+
+def _tolerance(scored: Sequence[float]) -> float:
+    return TOLERANCE * max(1.0, *map(abs, scored))
+
+
 def _shown(scored: Sequence[float]) -> str:
     return ", ".join(f"{score:.4f}" for score in scored)
 
 
 RERANK = Step("rerank", rerank, "one score for each document")
-FINITE = Step("finite", finite, "probabilities, from 0 to 1", ("rerank",))
+FINITE = Step(
+    "finite", finite, "finite; a probability, from 0 to 1, unless the model ships logits", ("rerank",)
+)
 ALONE = Step("alone", alone, f"the same score alone and among others, +- {TOLERANCE}", ("rerank", "finite"))
 ORDER = Step("order", order, "score i is that of document i", ("rerank", "finite"))
 

@@ -16,9 +16,12 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from deploytool.st_server import config as configuration
+from deploytool.st_server import shares
 from deploytool.st_server.config import Config
 from deploytool.st_server.errors import BadUsage, Missing, PortTaken, StartError
-from deploytool.st_server.stages import say_fatal
+from deploytool.st_server.shares import Place
+from deploytool.st_server.stages import say_fatal, speak_as
+from deploytool.st_server.workers import supervise
 
 BACKLOG = 2048
 
@@ -26,18 +29,17 @@ BACKLOG = 2048
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until told to stop; returns the exit code."""
     try:
+        place = shares.place()
+        if place is not None:
+            speak_as(f"worker {place.index}: ")
         config = configuration.parse(argv)
         _set_environment(config)
+        if place is not None:
+            return _serve(config, place)
         with _listen(config.host, config.port) as listener:
-            try:
-                from deploytool.st_server.lifecycle import serve
-            except ImportError as error:
-                raise Missing(
-                    f"the server needs the package {error.name or error}, which cannot be imported",
-                    hint="pip install 'deploytool[serve]'",
-                ) from error
-            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-                return runner.run(serve(config, listener))
+            if config.workers > 1:
+                return supervise(config, sys.argv[1:] if argv is None else argv, listener)
+            return _serve(config, listener)
     except StartError as error:
         say_fatal(error)
         return error.exit_code
@@ -45,11 +47,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
+def _serve(config: Config, where: socket.socket | Place) -> int:
+    """On a socket of its own, or as one of several workers."""
+    if isinstance(where, Place) and where.cpus:
+        os.sched_setaffinity(0, where.cpus)
+    try:
+        from deploytool.st_server.lifecycle import serve
+    except ImportError as error:
+        raise Missing(
+            f"the server needs the package {error.name or error}, which cannot be imported",
+            hint="pip install 'deploytool[serve]'",
+        ) from error
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(serve(config, where))
+
+
 def _set_environment(config: Config) -> None:
     """Before anything heavy is imported: no network for a local folder, no chatter, no second thread pool."""
     if config.is_local:
         os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.pop(configuration.API_KEY_VARIABLE, None)
+    os.environ.pop(shares.PLACE, None)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

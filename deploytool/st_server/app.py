@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from deploytool.st_server import auth, metrics, openapi, request_log
 from deploytool.st_server.errors import RequestError, bad_request
+from deploytool.st_server.preparing import EMBED, RERANK
 from deploytool.st_server.service import ClientGone, Service
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -29,7 +30,8 @@ def build(service: Service) -> Starlette:
     """The application; `/v1/*` needs the API key where there is one."""
     api = Api(service)
     routes = [
-        Route("/v1/embeddings", api.guard(api.embeddings), methods=["POST"]),
+        Route(EMBED, api.guard(api.compute), methods=["POST"]),
+        Route(RERANK, api.guard(api.compute), methods=["POST"]),
         Route("/v1/models", api.guard(api.models), methods=["GET"]),
         Route("/v1/models/{name:path}", api.guard(api.model), methods=["GET"]),
         Route("/health", api.health, methods=["GET"]),
@@ -88,7 +90,8 @@ class Api:
 
         return guarded
 
-    async def embeddings(self, request: Request) -> Response:
+    async def compute(self, request: Request) -> Response:
+        """Vectors or scores: what passes through the queue."""
         service = self.service
         service.check_admission()
         _check_content_type(request)
@@ -101,7 +104,7 @@ class Api:
             ) from None
         service.active += 1
         try:
-            prepared = await service.prepare(body)
+            prepared = await service.prepare(request.url.path, body)
             request.state.counted = (len(prepared.ids), prepared.tokens)
             vectors = await service.compute(prepared, request.receive)
             return Response(await service.answer(prepared, vectors), media_type="application/json")
@@ -166,7 +169,8 @@ class Api:
             "owned_by": "deploytool",
             "root": config.model,
             "max_model_len": info.max_length,
-            "dimensions": info.dimensions,
+            "kind": "reranker" if info.reranks else "embedding",
+            "dimensions": None if info.reranks else info.dimensions,
             "matryoshka": str(config.matryoshka) if config.matryoshka else None,
             "normalized": info.normalized,
             "backend": info.backend,

@@ -50,6 +50,7 @@ class Config:
     max_body_bytes: int
     threads: int
     lanes: int | None
+    workers: int
     matryoshka: Matryoshka | None
     pooling: str | None
     query_prompt: str | None
@@ -87,8 +88,12 @@ def parse(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.env
             hint="pin the commit whose code you have read: --revision <40 hex digits>",
         )
     threads = given.threads or available_cpus()
-    if given.lanes and given.lanes > threads:
-        raise BadUsage(f"--lanes {given.lanes} needs at least as many --threads (here {threads})")
+    if given.lanes and given.lanes * given.workers > threads:
+        raise BadUsage(
+            f"--lanes {given.lanes} needs at least as many --threads for each worker (here {threads} in all)"
+        )
+    if given.device == "cpu" and given.workers > threads:
+        raise BadUsage(f"--workers {given.workers} needs at least as many --threads (here {threads})")
     name = given.served_model_name or Path(given.model).name or given.model
     return Config(
         model=given.model,
@@ -104,6 +109,7 @@ def parse(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.env
         max_body_bytes=given.max_body_mib * MIB,
         threads=threads,
         lanes=given.lanes,
+        workers=given.workers,
         matryoshka=given.matryoshka,
         pooling=given.pooling,
         query_prompt=given.query_prompt,
@@ -163,6 +169,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--lanes", type=_positive,
         help="batches computed side by side (default: up to 4 on a CPU, sharing the threads; 1 on a GPU, "
         "where each takes the memory of one)")  # fmt: skip
+    add("--workers", default=1, type=_positive,
+        help="processes behind the one port, each with the model: one for each card or CPU socket; "
+        "--threads and --max-queue are shared out among them (default: %(default)s)")  # fmt: skip
     add(
         "--matryoshka",
         type=_matryoshka,

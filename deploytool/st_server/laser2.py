@@ -88,7 +88,7 @@ class Laser2Tokenizer(TextTokenizer):
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise lone_surrogate(index) from error
+            raise lone_surrogate(f"input[{index}]") from error
         with self._lock:
             plain = self._moses.normalize(text).lower()
             pieces: list[str] = self._pieces.encode(plain, out_type=str)

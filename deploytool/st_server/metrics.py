@@ -14,6 +14,8 @@ from prometheus_client import (
     generate_latest,
 )
 
+from deploytool.st_server.board import Board, merged
+
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 TEXTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -56,6 +58,8 @@ class Metrics:
         self._ready = Gauge(f"{name}_ready", "1 while the model is loaded and requests are taken.",
                             registry=registry)  # fmt: skip
         self._model = Info(f"{name}_model", "The model served.", registry=registry)
+        self._board: Board | None = None
+        self._place = 0
 
     def waited(self, seconds: float) -> None:
         self._wait.observe(seconds)
@@ -74,7 +78,7 @@ class Metrics:
 
     def answered(self, path: str, status: int, seconds: float) -> None:
         self._requests.labels(path, str(status)).inc()
-        if path == "/v1/embeddings":
+        if path in ("/v1/embeddings", "/v1/rerank"):
             self._latency.observe(seconds)
 
     def failed(self, error: str) -> None:
@@ -86,6 +90,22 @@ class Metrics:
     def describe(self, **labels: str) -> None:
         self._model.info(labels)
 
+    def join(self, board: Board, place: int, starts: int) -> None:
+        """As one of several workers: what each shows goes to the board, and `render` shows all of them."""
+        self._board, self._place = board, place
+        started = Gauge(
+            "st_server_worker_starts", "Times that this worker was started.", registry=self.registry
+        )
+        started.set(starts)
+
+    def publish(self) -> None:
+        """For the other workers' `render`."""
+        if self._board is not None:
+            self._board.write(self._place, generate_latest(self.registry))
+
     def render(self) -> bytes:
-        """The text format that Prometheus scrapes."""
-        return generate_latest(self.registry)
+        """The text format that Prometheus scrapes; the other workers' as they last published."""
+        if self._board is None:
+            return generate_latest(self.registry)
+        self.publish()
+        return merged((page, self._board.read(page)) for page in range(len(self._board.descriptors)))

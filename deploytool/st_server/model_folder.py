@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from deploytool.st_server.config import Config
-from deploytool.st_server.errors import LoadFailed, Missing, NotServable
+from deploytool.st_server.errors import BadUsage, LoadFailed, Missing, NotServable
 
 WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py"]
+CLASSIFIES = "ForSequenceClassification"
 LIBRARY = "sentence_transformers."
 LASER2 = "laser2"
 MAX_HEADER_BYTES = 100_000_000
@@ -27,7 +28,9 @@ def locate(config: Config, stage: Callable[[str], None]) -> Path:
         raise Missing(f"{folder} holds no model: neither config.json nor modules.json is there")
     _only_safetensors(folder)
     _no_code(folder, config)
-    if config.pooling is None and not (folder / "modules.json").is_file() and not is_laser2(folder):
+    if reranks(folder):
+        _refuse_flags_of_embedders(config)
+    elif config.pooling is None and not (folder / "modules.json").is_file() and not is_laser2(folder):
         raise NotServable(
             f"{config.model} is an encoder without a pooling of its own: its vectors depend on the choice",
             hint="choose one: --pooling mean|cls|last",
@@ -49,6 +52,35 @@ def document(folder: Path, name: str) -> Any:
         return None
     except (OSError, ValueError) as error:
         raise LoadFailed(f"{folder / name} cannot be read: {error}") from error
+
+
+def reranks(folder: Path) -> bool:
+    """Whether it is a reranker (CrossEncoder): by its own word, else by a head that classifies pairs."""
+    stated = document(folder, "config_sentence_transformers.json")
+    if isinstance(stated, dict) and "model_type" in stated:
+        return bool(stated["model_type"] == "CrossEncoder")
+    if (folder / "modules.json").is_file():
+        return False
+    described = document(folder, "config.json")
+    classes = described.get("architectures") if isinstance(described, dict) else None
+    return isinstance(classes, list) and any(str(name).endswith(CLASSIFIES) for name in classes)
+
+
+def _refuse_flags_of_embedders(config: Config) -> None:
+    given = {
+        "--pooling": config.pooling,
+        "--matryoshka": config.matryoshka,
+        "--query-prompt": config.query_prompt,
+        "--document-prompt": config.document_prompt,
+        "--normalize": config.normalize or None,
+        f"--backend {config.backend}": config.backend in ("onnx", "openvino") or None,
+    }
+    wrong = [name for name, value in given.items() if value is not None]
+    if wrong:
+        raise BadUsage(
+            f"{', '.join(wrong)}: {config.model} is a reranker, which gives scores and no vectors",
+            hint="leave it out",
+        )
 
 
 def modules(folder: Path) -> list[tuple[str, Path]]:

@@ -25,6 +25,7 @@ def document(*, max_texts: int, with_key: bool) -> Json:
     """The description of this server as it was started."""
     paths: Json = {
         "/v1/embeddings": {"post": _embeddings()},
+        "/v1/rerank": {"post": _rerank()},
         "/v1/models": {"get": _get("The model served.", "ModelList", (401, 503))},
         "/v1/models/{name}": {
             "get": {
@@ -49,7 +50,7 @@ def document(*, max_texts: int, with_key: bool) -> Json:
     }
     if with_key:
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        for path in ("/v1/embeddings", "/v1/models", "/v1/models/{name}"):
+        for path in ("/v1/embeddings", "/v1/rerank", "/v1/models", "/v1/models/{name}"):
             for operation in paths[path].values():
                 operation["security"] = [{"key": []}]
     return described
@@ -66,6 +67,17 @@ def _embeddings() -> Json:
             "200": _answer("The vectors, in the order of the input.", "Embeddings"),
             **_errors(WORDS),
         },
+    }
+
+
+def _rerank() -> Json:
+    return {
+        "summary": "Scores of documents for a query, the best first.",
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": _ref("RerankRequest")}},
+        },
+        "responses": {"200": _answer("The scores.", "Scores"), **_errors(WORDS)},
     }
 
 
@@ -97,6 +109,9 @@ def _schemas(max_texts: int) -> Json:
     vector = {"anyOf": [{"type": "array", "items": {"type": "number"}}, {"type": "string"}]}
     entry = _object({"object": {"const": "embedding"}, "index": {"type": "integer"}, "embedding": vector})
     count = {"type": "integer", "minimum": 0}
+    usage = _object({"prompt_tokens": count, "total_tokens": count})
+    score: Json = _object({"index": count, "relevance_score": {"type": "number"}})
+    score["properties"]["document"] = _object({"text": {"type": "string"}})
     return {
         "EmbeddingRequest": {
             "type": "object",
@@ -119,7 +134,31 @@ def _schemas(max_texts: int) -> Json:
                 "object": {"const": "list"},
                 "data": {"type": "array", "items": entry},
                 "model": {"type": "string"},
-                "usage": _object({"prompt_tokens": count, "total_tokens": count}),
+                "usage": usage,
+            }
+        ),
+        "RerankRequest": {
+            "type": "object",
+            "required": ["model", "query", "documents"],
+            "additionalProperties": False,
+            "properties": {
+                "model": {"type": "string"},
+                "query": text,
+                "documents": {
+                    **several,
+                    "items": {"anyOf": [text, {**_object({"text": text}), "additionalProperties": False}]},
+                },
+                "top_n": {"type": ["integer", "null"], "minimum": 1},
+                "return_documents": {"type": ["boolean", "null"]},
+                "truncate": {"type": ["boolean", "null"], "description": "cut pairs that are too long"},
+            },
+        },
+        "Scores": _object(
+            {
+                "object": {"const": "list"},
+                "model": {"type": "string"},
+                "results": {"type": "array", "items": score},
+                "usage": usage,
             }
         ),
         "Model": {"type": "object", "required": ["id", "object", "created", "owned_by"]},

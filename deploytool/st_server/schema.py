@@ -40,20 +40,13 @@ class EmbeddingRequest:
 
 def parse(body: bytes, *, max_texts: int) -> EmbeddingRequest:
     """Raises RequestError (400)."""
-    document = _document(body)
-    for name in document:
-        if name not in FIELDS:
-            raise bad_request(
-                f"unknown field {name[:80]!r}; known are {', '.join(FIELDS)}",
-                param=name[:80],
-                code="unknown_field",
-            )
-    model = _text(document, "model")
+    document = object_of(body, FIELDS)
+    model = text(document, "model")
     encoding = document.get("encoding_format")
     if encoding not in (None, "float", "base64"):
         raise bad_request("encoding_format must be 'float' or 'base64'", param="encoding_format")
     if document.get("user") is not None:
-        _text(document, "user")
+        text(document, "user")
     input_type, prompt_name = _prompt(document)
     texts, ids = _input(document, max_texts)
     if ids is not None and (input_type or prompt_name):
@@ -67,15 +60,16 @@ def parse(body: bytes, *, max_texts: int) -> EmbeddingRequest:
         texts=texts,
         ids=ids,
         as_base64=encoding == "base64",
-        dimensions=_dimensions(document.get("dimensions")),
-        truncate=bool(_flag(document, "truncate")),
+        dimensions=positive(document, "dimensions"),
+        truncate=bool(flag(document, "truncate")),
         input_type=input_type,
         prompt_name=prompt_name,
-        normalize=_flag(document, "normalize"),
+        normalize=flag(document, "normalize"),
     )
 
 
-def _document(body: bytes) -> dict[str, Any]:
+def object_of(body: bytes, fields: Sequence[str]) -> dict[str, Any]:
+    """The JSON object of a body, with no other fields. Raises RequestError (400)."""
     try:
         document = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -83,10 +77,18 @@ def _document(body: bytes) -> dict[str, Any]:
         raise bad_request(f"the body is not JSON: {reason}", code="invalid_json") from error
     if not isinstance(document, dict):
         raise bad_request("the body must be a JSON object", code="invalid_json")
+    for name in document:
+        if name not in fields:
+            raise bad_request(
+                f"unknown field {name[:80]!r}; known are {', '.join(fields)}",
+                param=name[:80],
+                code="unknown_field",
+            )
     return document
 
 
-def _text(document: dict[str, Any], name: str) -> str:
+def text(document: dict[str, Any], name: str) -> str:
+    """A string that must be there. Raises RequestError (400)."""
     value = document.get(name)
     if value is None:
         raise bad_request(f"{name} is missing", param=name, code="missing_field")
@@ -95,15 +97,18 @@ def _text(document: dict[str, Any], name: str) -> str:
     return value
 
 
-def _dimensions(value: Any) -> int | None:
+def positive(document: dict[str, Any], name: str) -> int | None:
+    """A whole number of at least 1, or None where it is left out. Raises RequestError (400)."""
+    value = document.get(name)
     if value is None:
         return None
     if type(value) is not int or value < 1:
-        raise bad_request("dimensions must be a whole number of at least 1", param="dimensions")
+        raise bad_request(f"{name} must be a whole number of at least 1", param=name)
     return value
 
 
-def _flag(document: dict[str, Any], name: str) -> bool | None:
+def flag(document: dict[str, Any], name: str) -> bool | None:
+    """True, false, or None where it is left out. Raises RequestError (400)."""
     value = document.get(name)
     if value is None or isinstance(value, bool):
         return value
@@ -119,7 +124,7 @@ def _prompt(document: dict[str, Any]) -> tuple[str | None, str | None]:
             code="invalid_input_type",
         )
     if name is not None:
-        _text(document, "prompt_name")
+        text(document, "prompt_name")
         if input_type is not None:
             raise bad_request("give input_type or prompt_name, not both", param="prompt_name")
     return input_type, name

@@ -8,10 +8,9 @@ import gc
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from deploytool.st_server import model_folder, prompts
+from deploytool.st_server import model_folder, preparing, prompts
 from deploytool.st_server import vectors as encoding
 from deploytool.st_server.backends import choice
 from deploytool.st_server.backends.base import Backend, ModelInfo
@@ -19,14 +18,12 @@ from deploytool.st_server.batcher import Batcher
 from deploytool.st_server.config import Config
 from deploytool.st_server.errors import (
     DeviceLost,
-    RequestError,
-    bad_request,
     overloaded,
     unavailable,
 )
 from deploytool.st_server.jobs import Job, QueueFull, Stopped, result
 from deploytool.st_server.metrics import Metrics
-from deploytool.st_server.schema import EmbeddingRequest, parse
+from deploytool.st_server.preparing import Prepared
 from deploytool.st_server.stages import say
 
 State = Literal["loading", "ready", "stopping", "failed"]
@@ -39,18 +36,6 @@ INLINE_NUMBERS = 16_384
 
 class ClientGone(Exception):
     """Nobody waits for this answer any more."""
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A checked request as token ids."""
-
-    request: EmbeddingRequest
-    ids: list[list[int]]
-
-    @property
-    def tokens(self) -> int:
-        return sum(map(len, self.ids))
 
 
 class Service:
@@ -154,11 +139,18 @@ class Service:
         except QueueFull as full:
             raise overloaded(f"{full}; try again later", full.retry_after_s) from full
 
-    async def prepare(self, body: bytes) -> Prepared:
+    async def prepare(self, path: str, body: bytes) -> Prepared:
         """Raises RequestError (400, 404)."""
+        backend, config, known = self._backend, self.config, self._prompts
+        assert backend is not None  # noqa: S101 - check_admission came first
+
+        if (
+            path == preparing.RERANK
+        ):  # the query is read once for each document: a small body can be much work
+            return await self._in_thread(lambda: preparing.pairs(body, backend, config))
         if len(body) <= INLINE_BODY_BYTES:
-            return self._prepare(body)
-        return await self._in_thread(lambda: self._prepare(body))
+            return preparing.texts(body, backend, config, known)
+        return await self._in_thread(lambda: preparing.texts(body, backend, config, known))
 
     async def compute(self, prepared: Prepared, gone: Callable[[], Awaitable[object]]) -> encoding.Vectors:
         """Vectors in the order of the texts. `gone` returns when the client has left.
@@ -198,54 +190,11 @@ class Service:
 
     async def answer(self, prepared: Prepared, vectors: encoding.Vectors) -> bytes:
         """The body of the response."""
-        request = prepared.request
 
         def write() -> bytes:
-            rows = encoding.cut(vectors, request.dimensions)
-            return encoding.response(
-                encoding.unit(rows) if request.normalize else rows,
-                model=self.config.served_name,
-                prompt_tokens=prepared.tokens,
-                as_base64=request.as_base64,
-            )
+            return preparing.written(prepared, vectors, self.config)
 
         return write() if vectors.size <= INLINE_NUMBERS else await self._in_thread(write)
-
-    def _prepare(self, body: bytes) -> Prepared:
-        backend = self._backend
-        assert backend is not None  # noqa: S101 - check_admission came first
-        request = parse(body, max_texts=self.config.max_texts)
-        if request.model not in (self.config.served_name, self.config.model):
-            raise RequestError(
-                404,
-                f"the model {request.model[:200]!r} is not served here; this is {self.config.served_name!r}",
-                param="model",
-                code="model_not_found",
-            )
-        self._check_dimensions(request.dimensions, backend.info.dimensions)
-        if request.normalize is False and backend.info.normalized:
-            raise bad_request(
-                "this model's vectors always have length 1", param="normalize", code="always_normalized"
-            )
-        prompt = self._prompts.choose(request.input_type, request.prompt_name)
-        if request.texts is not None:
-            ids = backend.tokenizer.encode(request.texts, truncate=request.truncate, prompt=prompt)
-        else:
-            ids = backend.tokenizer.check(request.ids or [], truncate=request.truncate)
-        return Prepared(request, ids)
-
-    def _check_dimensions(self, wanted: int | None, full: int) -> None:
-        if wanted is None or wanted == full:
-            return
-        sizes = self.config.matryoshka
-        if sizes is not None and wanted < full and sizes.allows(wanted):
-            return
-        known = (
-            f"{sizes}, and the full {full}" if sizes else f"{full} only: the model is not a Matryoshka one"
-        )
-        raise bad_request(
-            f"dimensions must be one of: {known}", param="dimensions", code="invalid_dimensions"
-        )
 
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tokenizers import Tokenizer
 
@@ -42,6 +42,7 @@ class TextTokenizer:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer = tokenizer
+        self._cutting: Tokenizer | None = None  # for pairs
         self._special = tokenizer.num_special_tokens_to_add(is_pair=False)
         self._prompt = prompt
         self._side = side
@@ -68,13 +69,40 @@ class TextTokenizer:
         try:
             found = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(given)]
         except TypeError as error:
-            raise _not_unicode(texts) from error
+            raise _not_unicode(texts, "input") or _not_tokenized("input") from error
         for index, ids in enumerate(found):
             if len(ids) > self.max_length:
                 if not truncate:
-                    raise self._too_long(index, len(ids))
+                    raise self._too_long(f"input[{index}]", len(ids))
                 found[index] = self._cut(given[index])
         return found
+
+    def pairs(self, query: str, documents: Sequence[str], *, truncate: bool = False) -> list[Pair]:
+        """Token ids of (query, document) for each document.
+
+        `truncate` shortens the longer of the two, as CrossEncoder does. Raises RequestError like `encode`.
+        """
+        given = [(query, document) for document in documents]
+        try:
+            found = self._tokenizer.encode_batch_fast(given)
+        except TypeError as error:
+            wrong = _not_unicode([query], "query") or _not_unicode(documents, "documents")
+            raise wrong or _not_tokenized("documents") from error
+        pairs = [_pair(encoding) for encoding in found]
+        for index, pair in enumerate(pairs):
+            if len(pair) > self.max_length:
+                if not truncate:
+                    raise self._too_long(f"query and documents[{index}]", len(pair), "documents", "have")
+                pairs[index] = _pair(self._cutter().encode(*given[index]))
+        return pairs
+
+    def _cutter(self) -> Tokenizer:
+        """A copy that truncates: the setting is the tokenizer's, not the call's."""
+        if self._cutting is None:
+            copy = Tokenizer.from_str(self._tokenizer.to_str())
+            copy.enable_truncation(self.max_length, strategy="longest_first", direction=self._side)
+            self._cutting = copy
+        return self._cutting
 
     def check(self, rows: Sequence[list[int]], *, truncate: bool = False) -> list[list[int]]:
         """Ids that a client sent, as they are. Raises RequestError where one is not in the vocabulary."""
@@ -90,7 +118,7 @@ class TextTokenizer:
                     )
             if len(row) > self.max_length:
                 if not truncate:
-                    raise self._too_long(index, len(row))
+                    raise self._too_long(f"input[{index}]", len(row))
                 row = row[: self.max_length] if self._side == "right" else row[-self.max_length :]  # noqa: PLW2901
             checked.append(row)
         return checked
@@ -101,28 +129,37 @@ class TextTokenizer:
         ids: list[int] = self._tokenizer.post_process(encoding).ids
         return ids
 
-    def _too_long(self, index: int, length: int) -> RequestError:
+    def _too_long(self, place: str, length: int, field: str = "input", verb: str = "has") -> RequestError:
         return bad_request(
-            f"input[{index}] has {length} tokens; the model reads {self.max_length} "
+            f"{place} {verb} {length} tokens; the model reads {self.max_length} "
             '(send "truncate": true to have it cut)',
-            param="input",
+            param=field,
             code="context_length_exceeded",
         )
 
 
-def lone_surrogate(index: int) -> RequestError:
+def lone_surrogate(place: str, field: str = "input") -> RequestError:
     return bad_request(
-        f"input[{index}] is not valid Unicode: it has a lone surrogate", param="input", code="invalid_text"
+        f"{place} is not valid Unicode: it has a lone surrogate", param=field, code="invalid_text"
     )
 
 
-def _not_unicode(texts: Sequence[str]) -> RequestError:
+def _pair(encoding: Any) -> Pair:
+    ids, types = encoding.ids, encoding.type_ids
+    return Pair(ids, types.index(1) if 1 in types else len(ids))
+
+
+def _not_unicode(texts: Sequence[str], field: str) -> RequestError | None:
     for index, text in enumerate(texts):
         try:
             text.encode()
         except UnicodeEncodeError:
-            return lone_surrogate(index)
-    return bad_request("input cannot be tokenized", param="input", code="invalid_text")
+            return lone_surrogate(field if field == "query" else f"{field}[{index}]", field)
+    return None
+
+
+def _not_tokenized(field: str) -> RequestError:
+    return bad_request(f"{field} cannot be tokenized", param=field, code="invalid_text")
 
 
 def _short(number: int) -> str:

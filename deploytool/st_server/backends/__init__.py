@@ -11,10 +11,13 @@ from deploytool.st_server.backends.base import Loader
 from deploytool.st_server.errors import Missing
 
 BACKENDS: dict[str, str] = {
-    name: f"deploytool.st_server.backends.{name}_backend"
-    for name in ("torch", "onnx", "openvino", "laser2", "words")
+    **{
+        name: f"deploytool.st_server.backends.{name}_backend"
+        for name in ("torch", "onnx", "openvino", "laser2", "words")
+    },
+    "reranker": "deploytool.st_server.backends.torch_reranker",
 }
-EXTRAS = {"torch": "serve", "laser2": "serve", "words": "serve"}
+EXTRAS = {"torch": "serve", "reranker": "serve", "laser2": "serve", "words": "serve"}
 
 
 def loader(name: str) -> Loader:

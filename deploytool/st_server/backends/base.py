@@ -31,6 +31,7 @@ class ModelInfo:
     backend: str
     dtype: str
     device: str
+    reranks: bool = False  # scores of pairs, in place of vectors; `dimensions` is then 1
 
 
 def max_length(own: int | None, positions: int | None, config: Config) -> int:
@@ -52,7 +53,7 @@ def max_length(own: int | None, positions: int | None, config: Config) -> int:
 
 
 class Backend(Protocol):
-    """A loaded model. `embed` is called from `lanes` threads at once.
+    """A loaded model. `embed` is called from `lanes` threads at once; a reranker gives it [len(batch), 1].
 
     `warmed_mib`: card memory that warming up reserved and that stays so; None before it, or without a card.
     """

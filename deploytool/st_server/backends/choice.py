@@ -12,7 +12,7 @@ import json
 import platform
 from pathlib import Path
 
-from deploytool.st_server import exports
+from deploytool.st_server import exports, model_folder
 from deploytool.st_server.backends import loader
 from deploytool.st_server.backends.base import Backend, Stage
 from deploytool.st_server.config import Config
@@ -29,6 +29,8 @@ def load(config: Config, folder: Path, stage: Stage) -> Backend:
         return _named("words", config, folder, stage)
     if is_laser2(folder):
         return _named("laser2", config, folder, stage)
+    if model_folder.reranks(folder):
+        return _named("reranker", config, folder, stage)
     if config.backend != "auto":
         return _named(config.backend, config, folder, stage)
     kinds = _candidates(config)

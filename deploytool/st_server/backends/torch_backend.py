@@ -56,6 +56,8 @@ def load(config: Config, folder: Path, stage: Stage) -> TorchBackend:
 class TorchBackend:
     """A loaded model and how it is driven. See backends.base.Backend."""
 
+    reranks = False
+
     def __init__(self, loaded: torch_model.Loaded, config: Config) -> None:
         self._model = model = loaded.model
         self._device = loaded.device
@@ -78,13 +80,14 @@ class TorchBackend:
         rows = model.transformers_model.get_input_embeddings().num_embeddings
         self.info = ModelInfo(
             model=config.model,
-            dimensions=_dimensions(model),
+            dimensions=1 if self.reranks else _dimensions(model),
             max_length=length,
             vocabulary=min(rows, len(tokenizer)),
             normalized=self._normalize,
             backend="torch",
             dtype=str(loaded.dtype).removeprefix("torch."),
             device=str(self._device),
+            reranks=self.reranks,
         )
         self._some_token = min(1000, self.info.vocabulary - 1)
         self.warmed_mib: float | None = None
@@ -98,13 +101,7 @@ class TorchBackend:
         expected = model.encode(
             list(probe.PROBES), normalize_embeddings=config.normalize, show_progress_bar=False
         )
-        self.tokenizer = TextTokenizer(
-            model.tokenizer.backend_tokenizer,
-            max_length=self.info.max_length,
-            vocabulary=self.info.vocabulary,
-            prompt=self.prompt,
-            side=model.tokenizer.truncation_side,
-        )
+        self.tokenizer = self._tokenizer()
         ours = self.embed(self.tokenizer.encode(probe.PROBES, truncate=True), alone=True)
         cosines = probe.cosines(ours, np.asarray(expected, np.float32))
         # fp16 and bf16 round differently in differently padded batches.
@@ -114,6 +111,16 @@ class TorchBackend:
                 "the vectors are not those of SentenceTransformer.encode "
                 f"(lowest cosine {cosines.min():.6f}, at least {floor} expected)"
             )
+
+    def _tokenizer(self) -> TextTokenizer:
+        own = self._model.tokenizer
+        return TextTokenizer(
+            own.backend_tokenizer,
+            max_length=self.info.max_length,
+            vocabulary=self.info.vocabulary,
+            prompt=self.prompt,
+            side=own.truncation_side,
+        )
 
     def warm_up(self) -> Limits:
         """Every length once; on a GPU with full batches, so that a lack of memory shows now.
@@ -179,10 +186,13 @@ class TorchBackend:
             features = {name: torch.from_numpy(array) for name, array in self.padding.arrays(batch).items()}
             if self._device.type != "cpu":
                 features = {name: tensor.to(self._device) for name, tensor in features.items()}
-            rows = self._model(features)["sentence_embedding"][:, : self.info.dimensions]
-            vectors: Vectors = rows.float().cpu().numpy()
+            vectors: Vectors = self._rows(features).float().cpu().numpy()
         # Half precision leaves norms 1e-3 off: again in float32.
         return unit(vectors) if self._normalize else vectors
+
+    def _rows(self, features: dict[str, torch.Tensor]) -> torch.Tensor:
+        rows: torch.Tensor = self._model(features)["sentence_embedding"]
+        return rows[:, : self.info.dimensions]
 
     def _use_threads(self, count: int) -> None:
         """OpenMP's count is per thread, MKL's is the process's: set anew, another lane may have."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import transformers
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from deploytool.st_server import model_folder as files
 from deploytool.st_server.backends import base
@@ -36,14 +36,14 @@ ANSI = re.compile(r"\x1b\[[0-9;]*m")
 class Loaded:
     """A model on its device, in eval mode; `path` is where its files are."""
 
-    model: Any  # SentenceTransformer: a torch.nn.Sequential of the pipeline's modules
+    model: Any  # SentenceTransformer or CrossEncoder: a torch.nn.Sequential of the pipeline's modules
     path: Path
     device: torch.device
     dtype: torch.dtype
 
 
-def load(config: Config, path: Path, stage: Stage) -> Loaded:
-    """Raises StartError."""
+def load(config: Config, path: Path, stage: Stage, *, reranks: bool = False) -> Loaded:
+    """An embedder, or a reranker. Raises StartError."""
     device = _device(config.device)
     dtype = _dtype(config.dtype, device)
     stage("loading model")
@@ -51,14 +51,14 @@ def load(config: Config, path: Path, stage: Stage) -> Loaded:
     logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
     try:
         with _missing_weights() as missing:
-            model = _model(path, config, device, dtype)
+            model = _model(path, config, device, dtype, reranks=reranks)
     except torch.OutOfMemoryError as error:
         raise DoesNotFit(f"out of memory while loading {config.model} on {device}: {error}") from error
     except StartError:
         raise
     except Exception as error:  # whatever other people's loading code raises
         raise _load_failure(error, config) from error
-    _refuse_incomplete(missing, path, config)
+    _refuse_incomplete([name for name in missing if reranks or not UNUSED_WEIGHTS.search(name)], path, config)
     _refuse_other_kinds(model, config)
     if any(parameter.device.type == "meta" for parameter in model.parameters()):
         raise LoadFailed(f"some weights of {config.model} were not loaded")
@@ -78,7 +78,7 @@ def own_length(model: Any) -> int | None:
     return None if own is None else int(own)
 
 
-def _model(path: Path, config: Config, device: torch.device, dtype: torch.dtype) -> Any:
+def _model(path: Path, config: Config, device: torch.device, dtype: torch.dtype, *, reranks: bool) -> Any:
     shipped = (path / "modules.json").is_file()
     # Newer transformers say `dtype`; older ones only know `torch_dtype`.
     major, minor = (int(part) for part in transformers.__version__.split(".")[:2])
@@ -92,6 +92,8 @@ def _model(path: Path, config: Config, device: torch.device, dtype: torch.dtype)
     if config.trust_remote_code and config.revision:
         options["config_kwargs"] = {"code_revision": config.revision}
         kwargs["code_revision"] = config.revision
+    if reranks:
+        return CrossEncoder(str(path), **options)
     model = SentenceTransformer(str(path), **options)
     _set_pooling(model, config, shipped=shipped)
     return model
@@ -199,8 +201,7 @@ def _missing_weights() -> Iterator[list[str]]:
         logger.setLevel(level)
 
 
-def _refuse_incomplete(missing: list[str], path: Path, config: Config) -> None:
-    wrong = [name for name in missing if not UNUSED_WEIGHTS.search(name)]
+def _refuse_incomplete(wrong: list[str], path: Path, config: Config) -> None:
     if not wrong:
         return
     offered = files.needs_offered_code(path) and not config.trust_remote_code
