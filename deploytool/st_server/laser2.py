@@ -79,7 +79,7 @@ class Laser2Tokenizer(TextTokenizer):
             ids = self._ids((prompt or "") + text, index)
             if len(ids) > self.max_length:
                 if not truncate:
-                    raise self._too_long(index, len(ids))
+                    raise self._too_long(f"input[{index}]", len(ids))
                 ids = [*ids[: self.max_length - 1], EOS]
             found.append(ids)
         return found
