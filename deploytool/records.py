@@ -188,6 +188,11 @@ class AnswerCheck(Record):
     norm_max: float | None = None
     tokens_counted: int | None = Field(default=None, description="by the server, over the checked answers")
     tokens_intended: int | None = Field(default=None, description="by the model's tokenizer, of the same")
+    other_encoding_cosine: float | None = Field(
+        default=None, description="of a text as float to the same as base64"
+    )
+    other_encoding_bytes: int | None = Field(default=None, description="size of that one text's answer")
+    other_encoding_reason: str | None = Field(default=None, description="why there is none")
     problems: list[str] = Field(default_factory=list)
 
 
@@ -258,6 +263,11 @@ class Cell(Record):
     def name(self) -> str:
         """As in samples and phases: "b8 c4", in an open loop "b8 r50"."""
         return cell_name(self.batch, self.concurrency, self.rate)
+
+    @property
+    def stands(self) -> bool:
+        """Whether it was measured to its end and is not void: a run that is resumed measures the others."""
+        return self.state == "done" and (self.validity is None or self.validity.verdict != "void")
 
 
 def cell_name(batch: int, concurrency: int, rate: float | None = None) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from deploytool import samples
 from deploytool.benchmark import opening, surroundings
 from deploytool.benchmark.checking import AnswerChecker
+from deploytool.benchmark.keeping import KeptSamples, part_name
 from deploytool.benchmark.options import LoadOptions, Point, Progress
 from deploytool.benchmark.proving import Proof, death_of, prove
 from deploytool.benchmark.scraping import Scraper
@@ -97,10 +98,10 @@ class LoadRun:
         self.memory = surroundings.Memory(target, list(record.memory))
         timeline = folder / "memory.parquet"
         self.earlier_rows = samples.read(timeline) if timeline.exists() else []
-        self.parts = folder / "parts"
+        self.kept = KeptSamples(folder)
         self.proofs: dict[int, Proof] = {}
-        measured_cells = {cell.name for cell in record.cells}
-        self.missing = [point for point in options.cells if point.name not in measured_cells]
+        standing = {cell.name for cell in record.cells if cell.stands}
+        self.missing = [point for point in options.cells if point.name not in standing]
         self.scraper = Scraper(target)
         self.checker = AnswerChecker(target, surroundings.tokenizer_of(target), options.timeout_s)
         self.null_url = ""
@@ -138,6 +139,9 @@ class LoadRun:
     def measure(self) -> None:
         """All missing cells; the record is stored after each and at the end, whatever ends it."""
         self.progress.begins(self.record, len(self.missing))
+        void = [cell.name for cell in self.record.cells if cell.state == "done" and not cell.stands]
+        if void:
+            self.progress.note(f"measured again, because void: {', '.join(void)}")
         try:
             for point in self.missing:
                 if point.batch not in self.proofs:
@@ -145,6 +149,8 @@ class LoadRun:
             self.memory.phase("loaded")
             self.memory.settle(SETTLE_S)
             with _disk_errors(self.folder), self._null_server():
+                if self.missing:
+                    self.kept.take_apart()
                 self._cells()
         except KeyboardInterrupt:
             self.record.state, self.record.reason = "interrupted", "Ctrl-C"
@@ -178,7 +184,7 @@ class LoadRun:
                 clean = cell.state == "done" and not BROKEN & cell.errors.keys()
                 if cell.state == "interrupted" and not cell.duration_s:
                     raise KeyboardInterrupt  # nothing of it was measured
-            self.record.cells.append(cell)
+            self._put(cell)
             self._store()
             self.progress.done(cell)
             if cell.state == "interrupted":
@@ -187,6 +193,14 @@ class LoadRun:
             self.record.state, self.record.reason = "failed", gone or "no cell could be measured"
         else:
             self.record.state = "finished"
+
+    def _put(self, cell: Cell) -> None:
+        """The cell, instead of an earlier one of its name; one without figures does not replace figures."""
+        earlier = next((one for one in self.record.cells if one.name == cell.name), None)
+        if earlier is None:
+            self.record.cells.append(cell)
+        elif cell.duration_s or not earlier.requests:
+            self.record.cells[self.record.cells.index(earlier)] = cell
 
     def _plan(self, point: Point) -> CellPlan:
         host, path = surroundings.address(self.target)
@@ -201,7 +215,7 @@ class LoadRun:
             duration_s=options.duration_s,
             timeout_s=options.timeout_s,
             bodies=self.bodies(point.batch),
-            folder=self.folder / "cells" / point.name.replace(" ", "-"),
+            folder=self.folder / "cells" / part_name(point.name),
             rate=point.rate,
             arrivals=options.arrivals,
             profile=options.profile,
@@ -223,9 +237,7 @@ class LoadRun:
             outcome = child.run_cell(plan, self.target.api_key, self._watch)
         memory = self.memory.peak(phase)
         found = measured.read_samples([plan.samples(rank) for rank in range(plan.processes)])
-        self.parts.mkdir(exist_ok=True)
-        part = self.parts / f"{plan.folder.name}.parquet"
-        samples.write(part, samples.REQUESTS, found.rows(plan, outcome.window))
+        self.kept.add(plan.folder.name, found.rows(plan, outcome.window))
         cell = measured.cell_of(plan, outcome, found, memory)
         cell.server = self.scraper.between(outcome.window)
         if cell.state == "done":
@@ -233,6 +245,7 @@ class LoadRun:
             if self.options.checks:
                 self.memory.phase("checking answers")
                 cell.answers = self.checker.check(plan)
+                cell.notes += cell.answers.problems
             cell.validity = validity.judge(cell, found, outcome.window, memory, self._restarted(cell))
             shutil.rmtree(plan.folder, ignore_errors=True)  # its samples are in the part now
         return cell
@@ -252,9 +265,7 @@ class LoadRun:
 
     def _store(self) -> None:
         """Samples first, then the record: a cell that the record names has its samples."""
-        if self.parts.is_dir():
-            parts = sorted(self.parts.glob("*.parquet"), key=lambda path: path.stat().st_mtime_ns)
-            samples.concat(self.folder / "samples.parquet", parts, samples.REQUESTS)
+        self.kept.join()
         self._write_memory()
         self.record.memory = self.memory.summary()
         self.store.update_run(self.record)
@@ -270,7 +281,7 @@ class LoadRun:
         with contextlib.suppress(OSError):
             (self.folder / "cells").rmdir()  # stays where a failed cell left its log
         if all(cell.state == "done" for cell in self.record.cells) and self.record.state == "finished":
-            shutil.rmtree(self.parts, ignore_errors=True)
+            self.kept.drop_parts()
         self._write_memory()
 
     def _write_memory(self) -> None:

@@ -82,7 +82,9 @@ def load(
     corpus: Annotated[
         Path | None,
         typer.Option(
-            "--corpus", metavar="FILE", help="Texts: .txt, one a line, or .jsonl. [default: built in]"
+            "--corpus",
+            metavar="PATH",
+            help="Texts: .txt, one a line; .jsonl; a BEIR folder. [default: built in]",
         ),
     ] = None,
     text_tokens: Annotated[
@@ -214,6 +216,9 @@ def _print(record: RunRecord, as_json: bool) -> None:
         say(table.render(record).rstrip("\n"))
     kept = "saved" if record.state == "finished" else f"{record.state}; what was measured is saved"
     again = "" if record.state == "finished" else f"; to go on: the same command with --resume {record.id}"
+    void = [cell.name for cell in record.cells if cell.state == "done" and not cell.stands]
+    if void and not again:
+        again = f"; to repeat what is void ({', '.join(void)}): the same command with --resume {record.id}"
     note(f"run {record.id} {kept}{again}; next: deploytool report {record.id}")
 
 

@@ -111,9 +111,17 @@ class MemorySampler:
             return [tally.summary(self.failure) for tally in self._tallies.values()]
 
     def peak(self, phase: str) -> PhaseMemory:
-        """One phase so far; with no samples where it never began."""
+        """One phase so far; with no samples where it never began.
+
+        The time since the last reading counts as a gap: a sampler that died or hangs leaves no later one.
+        """
         with self._lock:
-            return self._tallies.get(phase, Tally(phase)).summary(self.failure)
+            tally = self._tallies.get(phase, Tally(phase))
+            if self._last_ns is not None and not self._stopping:
+                since_ns = time.monotonic_ns() - self._last_ns
+                if since_ns > GAP_INTERVALS * self._interval_ns:
+                    tally.gap(since_ns / 1e6)
+            return tally.summary(self.failure)
 
     def gaps(self) -> list[Gap]:
         """Times longer than two intervals without a reading."""
