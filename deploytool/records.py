@@ -164,6 +164,13 @@ class ClientProcess(Record):
     lag_p50_ms: float | None = None
     lag_p99_ms: float | None = None
     lag_max_ms: float | None = None
+    host: str | None = Field(default=None, description="a worker's name; None: this machine")
+    lost: str | None = Field(default=None, description="why a worker did not end in order")
+    clock_offset_ms: float | None = Field(default=None, description="the master's clock less this one")
+    clock_uncertain_ms: float | None = Field(default=None, description="half of the quickest round trip")
+    clock_moved_ms: float | None = Field(
+        default=None, description="how far the offset moved while it was measured, beyond its uncertainty"
+    )
 
 
 class NullCalibration(Record):

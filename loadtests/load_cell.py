@@ -44,6 +44,18 @@ def use_cell(cell: dict[str, Any]) -> None:
     load.open_samples(cell["samples"])
 
 
+def use_remote_cell(cell: dict[str, Any], bodies: bytes, samples: Any) -> None:
+    """Take over a cell that another host leads: `LOAD.remote` is told what else goes to files."""
+    load = LOAD
+    load.cell, load.rank = cell, cell["rank"]
+    load.path, load.batch, load.timeout_s = cell["path"], cell["batch"], cell["timeout_s"]
+    load.shared = Shared(None, cell["rank"], cell["processes"])
+    load.bodies = bodies.splitlines()
+    load.samples = samples
+    if not cell["rate"]:
+        load.shared.put(Shared.DUE, 1 << 62)
+
+
 def keep_flushing() -> None:
     while True:
         gevent.sleep(FLUSH_S)
@@ -63,7 +75,7 @@ def begin(environment: Any) -> None:
     if LOAD.shared.all(Shared.READY)[LOAD.rank]:
         return
     LOAD.shared.put(Shared.READY, 1)
-    if LOAD.rank == 0:
+    if LOAD.rank == 0 and LOAD.remote is None:
         gevent.spawn(lead)
     gevent.spawn(LOAD.probe.run)
     gevent.spawn(follow, environment)
@@ -139,7 +151,10 @@ def follow(environment: Any) -> None:
     write_kept()
     report("finished")
     environment.process_exit_code = 0
-    environment.runner.quit()
+    if load.remote is None:
+        environment.runner.quit()
+    else:
+        load.remote.end()
 
 
 def spread_kept(window_ns: int, end_ns: int) -> None:
@@ -152,6 +167,9 @@ def write_kept() -> None:
     """Each kept answer in a file of its own: the number of its body on a line, then its bytes."""
     with whole_or_nothing():
         for number, (index, answer) in enumerate(LOAD.kept):
+            if LOAD.remote is not None:
+                LOAD.remote.send("kept", b"%d\n" % index + answer)
+                continue
             path = Path(LOAD.cell["answers"]) / f"{LOAD.rank}-{number}"
             path.write_bytes(b"%d\n" % index + answer)
 
@@ -264,7 +282,7 @@ def report(state: str) -> None:
     """This process's progress, by file. Its percentile is of the last few hundred: for watching only."""
     load, tally, cells = LOAD, LOAD.tally, LOAD.shared.cells
     recent = sorted(tally.latencies)
-    document = {
+    document = nothing_yet() | {
         "state": state,
         "now_ns": time.monotonic_ns(),
         "target_ns": cells[Shared.TARGET],
@@ -278,8 +296,19 @@ def report(state: str) -> None:
         "lag_ms": load.probe.summary() if state == "finished" else None,
         "null": load.null or None,
     }
+    if load.remote is not None:
+        load.remote.report(document)
+        return
     path = Path(load.cell["progress"])
     partial = path.with_name(path.name + ".part")
     with whole_or_nothing():
         partial.write_text(json.dumps(document), encoding="utf-8")
         partial.replace(path)
+
+
+def nothing_yet() -> dict[str, Any]:
+    """What a process reports before it has anything to say."""
+    return {
+        "state": "starting", "now_ns": 0, "target_ns": 0, "window_start_ns": 0, "window_end_ns": 0, "requests": 0,
+        "errors": 0, "p99_ms": None, "pending": 0, "cpu_s": None, "lag_ms": None, "null": None,
+    }  # fmt: skip

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import lean_http
 from precise_clock import LagProbe
@@ -91,7 +91,8 @@ class Load:
     tally: Tally = field(default_factory=Tally)
     probe: LagProbe = field(default_factory=LagProbe)
     lines: list[str] = field(default_factory=list)
-    samples: IO[str] | None = None
+    samples: Any = None  # a text file, or what takes its place
+    remote: Any = None  # the worker or the master that this process is, in a load over several hosts
     sent: int = 0
     closing: bool = False
     keep_at: list[int] = field(default_factory=list)

@@ -19,7 +19,7 @@ from deploytool.calibrations.learning import from_load, keep
 from deploytool.errors import DeploytoolError, NotAvailable, Unhealthy
 from deploytool.identity import is_alive
 from deploytool.loadgen import child, measured, null_server, validity, work
-from deploytool.loadgen.plan import CellPlan, Live
+from deploytool.loadgen.plan import CellPlan, Live, Spread
 from deploytool.records import Cell, Latency, PhaseMemory, RunRecord
 from deploytool.store import Store
 from deploytool.targets import Resolved
@@ -36,6 +36,7 @@ def run_load(
     *,
     resume: RunRecord | None = None,
     make: Callable[..., LoadRun] | None = None,
+    spread: Spread | None = None,
 ) -> RunRecord:
     """Measure every cell of the grid (with `resume`: every one that it lacks) and return the stored record.
 
@@ -56,6 +57,7 @@ def run_load(
     folder = store.run_folder(record.id)
     record.folder = str(folder)
     run = (make or LoadRun)(target, options, the_work, store, progress, record, folder)
+    run.spread = spread
     try:
         with _disk_errors(folder):
             run.write_bodies()
@@ -105,6 +107,7 @@ class LoadRun:
         self.scraper = Scraper(target)
         self.checker = AnswerChecker(target, surroundings.tokenizer_of(target), options.timeout_s)
         self.null_url = ""
+        self.spread: Spread | None = None
 
     def bodies(self, batch: int) -> Path:
         return self.folder / f"bodies-{batch}.jsonl"
@@ -206,6 +209,8 @@ class LoadRun:
         host, path = surroundings.address(self.target)
         options = self.options
         processes = options.processes if point.rate is not None else min(options.processes, point.concurrency)
+        if self.spread is not None:
+            processes = self.spread.workers
         return CellPlan(
             batch=point.batch,
             concurrency=point.concurrency,
@@ -226,6 +231,8 @@ class LoadRun:
             null_url=self.null_url if self.proofs[point.batch].size else "",
             null_bytes=self.proofs[point.batch].size,
             checks=options.checks,
+            spread=self.spread,
+            last=bool(self.missing) and point == self.missing[-1],
         )
 
     def _cell(self, point: Point) -> Cell:

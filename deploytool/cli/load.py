@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deploytool.cli.given import seconds, terminate_as_interrupt
+from deploytool.cli.load_hosts import hosts_given, serve, spread
 from deploytool.cli.output import emit, note, say
 from deploytool.errors import BadInput
 
 if TYPE_CHECKING:
+    from deploytool.loadgen.plan import Spread
     from deploytool.records import RunRecord
     from deploytool.store import Store
     from deploytool.targets import Resolved
@@ -67,6 +69,43 @@ def load(
     ] = None,
     processes: Annotated[
         int | None, typer.Option("--processes", metavar="N", help="Load processes. [default: 1]")
+    ] = None,
+    master: Annotated[
+        str | None,
+        typer.Option(
+            "--master",
+            metavar="HOST:PORT",
+            help="Lead workers on other hosts, which connect to this address.",
+        ),
+    ] = None,
+    expect_workers: Annotated[
+        int | None,
+        typer.Option("--expect-workers", metavar="N", min=1, max=256, help="How many it waits for."),
+    ] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(
+            "--workers", metavar="HOST,...", help="Start the workers on these hosts, with --master."
+        ),
+    ] = None,
+    worker_shell: Annotated[
+        str | None,
+        typer.Option(
+            "--worker-shell",
+            metavar="COMMAND",
+            help='How. [default: "ssh -o BatchMode=yes {host} deploytool"]',
+        ),
+    ] = None,
+    worker: Annotated[
+        str | None,
+        typer.Option("--worker", metavar="HOST:PORT", help="Make load on TARGET for the master there."),
+    ] = None,
+    worker_name: Annotated[
+        str | None, typer.Option("--worker-name", metavar="NAME", help="[default: this machine's name]")
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option("--token-file", metavar="FILE", help="What master and workers share; - is stdin."),
     ] = None,
     no_calibration: Annotated[
         bool, typer.Option("--no-calibration", help="Skip the second at a null server before each cell.")
@@ -141,14 +180,25 @@ def load(
         "encoding": encoding,
         "seed": seed,
     }
+    hosts = hosts_given(master, expect_workers, workers, worker_shell, worker, worker_name, token_file)
+    if hosts.count:
+        given["workers"] = hosts.count
     given = _with_scenario({name: value for name, value in given.items() if value is not None}, scenario)
+    if hosts.count and repeats > 1:
+        raise BadInput(
+            "--repeats is for one host", hint="run the command again; `compare` takes several runs"
+        )
     if resume and repeats > 1:
         raise BadInput("--resume goes on with one run", hint="leave --repeats out")
     from deploytool.store import Store
 
     terminate_as_interrupt()
     with Store() as store:
-        records = _measure(store, target, given, resume, model, api_key_file, repeats)
+        resolved = _resolved(store, target, model, api_key_file)
+        if hosts.worker:
+            return serve(hosts, resolved)
+        with spread(hosts, target) as over:
+            records = _measure(store, resolved, given, resume, repeats, over)
     record = records[-1]
     from deploytool.benchmark import exit_code
 
@@ -175,12 +225,11 @@ def _with_scenario(given: dict[str, Any], scenario: str | None) -> dict[str, Any
 
 def _measure(
     store: Store,
-    target: str,
+    target: Resolved,
     given: dict[str, Any],
     resume: str | None,
-    model: str | None,
-    key: Path | None,
     repeats: int,
+    over: Spread | None,
 ) -> list[RunRecord]:
     from deploytool.benchmark import LoadOptions, resume_options, run_load, run_series
     from deploytool.benchmark.options import options_from
@@ -188,13 +237,10 @@ def _measure(
 
     earlier = store.run(resume) if resume else None
     options: LoadOptions = resume_options(earlier, given) if earlier else options_from(given)
-    resolved = _resolved(store, target, model, key)
-    for line in resolved.notes:
-        note(f"note: {line}")
     with view(options) as progress:
         if repeats > 1:
-            return run_series(resolved, options, store, progress, repeats)
-        return [run_load(resolved, options, store, progress, resume=earlier)]
+            return run_series(target, options, store, progress, repeats)
+        return [run_load(target, options, store, progress, resume=earlier, spread=over)]
 
 
 def _resolved(store: Store, target: str, model: str | None, key: Path | None) -> Resolved:
@@ -204,7 +250,10 @@ def _resolved(store: Store, target: str, model: str | None, key: Path | None) ->
         from deploytool.deployment import refresh
 
         refresh(store)
-    return resolve(target, store, api_key_file=key, model=model)
+    resolved = resolve(target, store, api_key_file=key, model=model)
+    for line in resolved.notes:
+        note(f"note: {line}")
+    return resolved
 
 
 def _print(record: RunRecord, as_json: bool) -> None:

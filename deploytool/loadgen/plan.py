@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -15,10 +15,21 @@ SLACK_S = 10.0
 
 
 @dataclass(frozen=True)
+class Spread:
+    """A load from several hosts: where its master listens for how many workers, which know the token."""
+
+    host: str
+    port: int
+    workers: int
+    token: str = field(repr=False)
+
+
+@dataclass(frozen=True)
 class CellPlan:
     """What the load processes of one cell are to do.
 
     `folder` is its own and new; `bodies` holds one serialised request a line. `rate` None: closed loop.
+    `spread`: its `processes` are workers on other hosts; `last`: no other cell follows that they wait for.
     """
 
     batch: int
@@ -40,6 +51,8 @@ class CellPlan:
     null_url: str = ""
     null_bytes: int = 0
     checks: int = 0
+    spread: Spread | None = None
+    last: bool = False
 
     @property
     def name(self) -> str:
@@ -74,6 +87,9 @@ class CellPlan:
 
     def document(self, rank: int) -> dict[str, Any]:
         return {
+            "role": "master" if self.spread else "alone",
+            "folder": str(self.folder),
+            "last": self.last,
             "rank": rank,
             "processes": self.processes,
             "shared": str(self.folder / "shared"),

@@ -49,8 +49,9 @@ class View:
 
 def together(views: Sequence[View]) -> Live:
     """All processes of a cell as one."""
-    plan, first = views[0].plan, views[0].document
-    if not first:
+    plan = views[0].plan
+    first = next((view.document for view in views if view.document), None)
+    if first is None:
         return Live("starting", plan.warmup_s + plan.duration_s)
     now = time.monotonic_ns()
     start, end = first["window_start_ns"], first["window_end_ns"]
@@ -70,20 +71,31 @@ def together(views: Sequence[View]) -> Live:
     )  # fmt: skip
 
 
+def window_of(views: Sequence[View], now_ns: int) -> tuple[int, int] | None:
+    """The measured time, which all processes share."""
+    return next((window for view in views if (window := view.window(now_ns))), None)
+
+
 def client_of(views: Sequence[View]) -> tuple[ClientProcess, ...]:
-    """The health of every process that ended in order."""
+    """The health of every process that ended in order, and of workers that were lost."""
     found = []
     for view in views:
-        seconds, lag = view.document.get("cpu_s"), view.document.get("lag_ms") or {}
-        if seconds is None:
+        document = view.document
+        seconds, lag, clock = document.get("cpu_s"), document.get("lag_ms") or {}, document.get("clock") or {}
+        if seconds is None and "lost" not in document:
             continue
-        window_ns = view.document["window_end_ns"] - view.document["window_start_ns"]
+        window_ns = document["window_end_ns"] - document["window_start_ns"]
         found.append(
             ClientProcess(
-                cpu_percent=round(100e9 * seconds / window_ns, 1),
+                cpu_percent=None if seconds is None else round(100e9 * seconds / window_ns, 1),
                 lag_p50_ms=lag.get("p50"),
                 lag_p99_ms=lag.get("p99"),
                 lag_max_ms=lag.get("max"),
+                host=document.get("host"),
+                lost=document.get("lost"),
+                clock_offset_ms=clock.get("offset_ms"),
+                clock_uncertain_ms=clock.get("uncertain_ms"),
+                clock_moved_ms=clock.get("moved_ms"),
             )
         )
     return tuple(found)
