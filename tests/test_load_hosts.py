@@ -21,6 +21,7 @@ from deploytool import samples
 from deploytool.cli.load_hosts import hosts_given, spread
 from deploytool.errors import BadInput
 from deploytool.loadgen.hosts import SHELL, command
+from deploytool.paths import data_dir
 from deploytool.records import ClientProcess, RunRecord
 from deploytool.store import Store
 
@@ -165,9 +166,7 @@ def test_a_worker_that_dies_is_named_and_its_share_voids_the_cell(network: Netwo
             cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         try:
-            folder = eventually(
-                lambda: next((store_folder() / "runs").glob("*/cells/*/progress-1.json"), None)
-            )
+            folder = eventually(lambda: next((data_dir() / "runs").glob("*/cells/*/progress-1.json"), None))
             victim = network.hosts[1] if _is_measuring(folder, network.hosts[1]) else network.hosts[0]
             for process in _worker(tool.pid, victim):
                 process.kill()
@@ -188,10 +187,6 @@ def test_a_worker_that_dies_is_named_and_its_share_voids_the_cell(network: Netwo
     assert record.folder is not None
     rows = samples.read(Path(record.folder) / "samples.parquet")
     assert {row["worker"] for row in rows} == {"0", "1"}, "what the lost worker had sent is kept"
-
-
-def store_folder() -> Path:
-    return Path(os.environ["DEPLOYTOOL_HOME"])
 
 
 def eventually(what: Callable[[], Path | None], seconds: float = 60) -> Path:

@@ -30,10 +30,11 @@ from example_runs import (
     memory_rows,
     request_rows,
 )
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from deploytool.errors import InvalidFile, Problem
 from deploytool.records import RunRecord
-from deploytool.reports import csv, html, markdown, phases, spread, summary, svg, table, wording
+from deploytool.reports import csv, html, markdown, openmetrics, phases, spread, summary, svg, table, wording
 from deploytool.reports.reduction import PER_DECADE, histograms, timeline
 
 GOLDEN = Path(__file__).parent / "golden" / "reports"
@@ -141,6 +142,36 @@ def test_csv_has_every_figure_in_full() -> None:
     assert rows[2]["validity"] == "void"
     assert rows[8]["state"] == "failed"
     assert csv.render(empty_run()).splitlines() == [",".join(rows[0])]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_openmetrics_is_read_by_a_reader(name: str) -> None:
+    """What an endpoint says cannot end a label, and nought stands for no unknown."""
+    record = RUNS[name]()
+    families = list(text_string_to_metric_families(openmetrics.render(record)))
+    assert families[0].name == "deploytool_load_run"
+    samples = [sample for family in families for sample in family.samples]
+    verdicts = [s for s in samples if s.name == "deploytool_load_verdict" and s.value]
+    assert len(verdicts) == len(record.cells)
+    assert not any(sample.timestamp for sample in samples), "a Pushgateway refuses timestamps"
+    assert {s.labels["model"] for s in samples} == {wording.plain(record.target.model)}
+    p99 = [s for s in samples if s.name.endswith("latency_seconds") and s.labels.get("percentile") == "99"]
+    assert len(p99) == sum(cell.latency_ms.p99 is not None for cell in record.cells)
+
+
+def test_openmetrics_has_the_figures() -> None:
+    record = card_run()
+    lines = openmetrics.render(record).splitlines()
+    where = 'engine="sglang",profile="a10g",mode="closed",batch="1",concurrency="1"'
+    cell = record.cells[0]
+    assert cell.latency_ms.p50 is not None
+    who = f'model="qwen3-4b",target="qwen",{where}'
+    assert f"deploytool_load_requests_per_second{{{who}}} {cell.qps!r}" in lines
+    assert f'deploytool_load_latency_seconds{{{who},percentile="50"}} {cell.latency_ms.p50 / 1000!r}' in lines
+    assert f'deploytool_load_verdict{{{who},verdict="valid"}} 1.0' in lines
+    void = [line for line in lines if 'verdict="void"} 1.0' in line]
+    assert len(void) == 1
+    assert 'concurrency="16"' in void[0]
 
 
 def test_csv_is_no_formula() -> None:
