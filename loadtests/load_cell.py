@@ -30,6 +30,7 @@ LEAST_REQUESTS = 5  # that start in a window: a slow target's window lasts longe
 LAST_ANSWERS_S = 5.0  # how long requests that started after the window may still take
 NULL_ALONE_S, NULL_ALL_S = 0.25, 0.6
 NULL_OPEN_CLIENTS = 16
+LIVE_PROBES = 25  # half a second of them
 
 
 def use_cell(cell: dict[str, Any]) -> None:
@@ -292,6 +293,8 @@ def report(state: str) -> None:
         "errors": tally.errors,
         "p99_ms": recent[-(-len(recent) * 99 // 100) - 1] / 1e6 if recent else None,
         "pending": sum(load.shared.all(Shared.PENDING)),
+        "cpu_total_s": time.process_time(),
+        "lag_recent_ms": max(load.probe.lags_ns[-LIVE_PROBES:], default=0) / 1e6,
         "cpu_s": tally.cpu_end_s - tally.cpu_start_s if tally.cpu_end_s else None,
         "lag_ms": load.probe.summary() if state == "finished" else None,
         "null": load.null or None,
@@ -309,6 +312,7 @@ def report(state: str) -> None:
 def nothing_yet() -> dict[str, Any]:
     """What a process reports before it has anything to say."""
     return {
-        "state": "starting", "now_ns": 0, "target_ns": 0, "window_start_ns": 0, "window_end_ns": 0, "requests": 0,
-        "errors": 0, "p99_ms": None, "pending": 0, "cpu_s": None, "lag_ms": None, "null": None,
+        "state": "starting", "now_ns": 0, "target_ns": 0, "window_start_ns": 0, "window_end_ns": 0,
+        "requests": 0, "errors": 0, "p99_ms": None, "pending": 0, "cpu_total_s": 0.0, "lag_recent_ms": 0.0,
+        "cpu_s": None, "lag_ms": None, "null": None,
     }  # fmt: skip

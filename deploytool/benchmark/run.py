@@ -159,6 +159,8 @@ class LoadRun:
             self.record.state, self.record.reason = "interrupted", "Ctrl-C"
         except DeploytoolError as error:
             self.record.state, self.record.reason = "failed", error.message
+            if any(cell.duration_s for cell in self.record.cells):
+                self.progress.note(f"what was measured is kept; to go on: --resume {self.record.id}")
             raise
         finally:
             self._close()
@@ -192,6 +194,11 @@ class LoadRun:
             self.progress.done(cell)
             if cell.state == "interrupted":
                 raise KeyboardInterrupt
+            if self.spread is not None and cell.state == "failed" and not cell.duration_s:
+                raise Unhealthy(
+                    f"the workers' load did not begin: {cell.reason}",
+                    hint=f"was each started? deploytool load TARGET --worker {self.spread.host}:{self.spread.port}",
+                )
         if gone or not any(cell.state == "done" for cell in self.record.cells):
             self.record.state, self.record.reason = "failed", gone or "no cell could be measured"
         else:
@@ -267,6 +274,13 @@ class LoadRun:
         return None
 
     def _watch(self, live: Live) -> str | None:
+        if self.spread is not None and live.phase == "starting" and (fault := self.spread.fault()):
+            return fault
+        peak = self.memory.now()
+        if peak.vram_peak_mib is not None:
+            live = live._replace(memory_mib=peak.vram_peak_mib, memory_kind="VRAM")
+        elif peak.rss_peak_mib is not None:
+            live = live._replace(memory_mib=peak.rss_peak_mib, memory_kind="RSS")
         self.progress.live(live)
         return death_of(self.target, live)
 

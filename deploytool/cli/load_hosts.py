@@ -95,13 +95,13 @@ def spread(given: Hosts, target: str) -> Iterator[Spread | None]:
     host, port = address("--master", given.master)
     token = _token(given, host, needed=not given.names)
     token = secrets.token_hex(16) if token is None else token
-    found = Spread(host, port, given.count, token)
     if not given.names:
         note(f"waiting for {given.count} workers: deploytool load TARGET --worker {given.master}")
-        yield found
+        yield Spread(host, port, given.count, token)
         return
-    with hosts.running(given.names, given.shell or hosts.SHELL, target, given.master, token):
-        yield found
+    shell = given.shell or hosts.SHELL
+    with hosts.running(given.names, shell, target, given.master, token) as fault:
+        yield Spread(host, port, given.count, token, fault)
 
 
 def address(option: str, text: str) -> tuple[str, int]:

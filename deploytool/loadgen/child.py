@@ -11,6 +11,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ SHARED_BYTES = 64  # a header, or a process's slot: as in loadtests/load_state.p
 WATCH_S = 0.25
 WORKERS_WAIT_S = 50  # for workers on other hosts; below the allowance for a start
 TERM_ALLOWANCE_S = 3.0
+LOG_HEAD = re.compile(r"^\[[^\]]*\] \S+/[A-Z]+/\S+: ")  # of Locust's log: time, machine, level, module
 MOST_CLIENTS = 900  # above about 1,000 open sockets FastHttpUser's pool cannot tell a live one (select)
 
 
@@ -178,5 +180,5 @@ def status_words(status: int | None) -> str:
 
 def _last_line(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
-    words = [line for line in lines if line]
+    words = [LOG_HEAD.sub("", line) for line in lines if line]
     return f": {words[-1][:300]}" if words else ""

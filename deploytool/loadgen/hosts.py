@@ -6,29 +6,32 @@ import contextlib
 import shlex
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from deploytool.errors import BadInput
 
 SHELL = "ssh -o BatchMode=yes {host} deploytool"
 END_S = 5.0
+Worker = tuple[str, "subprocess.Popen[bytes]", Path]  # its host, what started it, its log
 
 
 @contextlib.contextmanager
-def running(hosts: Sequence[str], shell: str, target: str, master: str, token: str) -> Iterator[None]:
+def running(
+    hosts: Sequence[str], shell: str, target: str, master: str, token: str
+) -> Iterator[Callable[[], str | None]]:
     """`deploytool load TARGET --worker MASTER` on every host, with the token on its standard input.
 
-    What a worker says is shown where it ends with an error, by `failures`.
+    Gives what says which of them ended with an error, and its last words.
     """
     commands = [command(shell, host, target, master) for host in hosts]
-    started: list[tuple[str, subprocess.Popen[bytes], Path]] = []
+    started: list[Worker] = []
     with tempfile.TemporaryDirectory(prefix="deploytool-workers-") as folder:
         try:
             for number, (host, argv) in enumerate(zip(hosts, commands, strict=True)):
                 log = Path(folder) / f"{number}.log"
                 started.append((host, _start(argv, log, token), log))
-            yield
+            yield lambda: _fault(started)
             for _, process, _ in started:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(END_S)
@@ -64,6 +67,14 @@ def _start(argv: Sequence[str], log: Path, token: str) -> subprocess.Popen[bytes
             process.stdin.write(token.encode() + b"\n")
             process.stdin.close()
     return process
+
+
+def _fault(started: Sequence[Worker]) -> str | None:
+    for host, process, log in started:
+        if process.poll():
+            lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            return f"the worker on {host} ended with exit code {process.returncode}: {' '.join(lines[-2:])}"
+    return None
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -16,12 +17,16 @@ SLACK_S = 10.0
 
 @dataclass(frozen=True)
 class Spread:
-    """A load from several hosts: where its master listens for how many workers, which know the token."""
+    """A load from several hosts: where its master listens for how many workers, which know the token.
+
+    `fault` says why a worker that was started from here cannot come any more.
+    """
 
     host: str
     port: int
     workers: int
     token: str = field(repr=False)
+    fault: Callable[[], str | None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,11 @@ class CellPlan:
 
 
 class Live(NamedTuple):
-    """How a cell is doing, for watching: `p99_ms` is of the last few hundred, `qps` over half a second."""
+    """How a cell is doing, for watching: `p99_ms` is of the last few hundred, `qps` over half a second.
+
+    `cpu_percent` (of a core) and `lag_ms` are those of the load process that fares worst; `memory_kind` is
+    VRAM or RSS, its peak in this cell so far.
+    """
 
     phase: Literal["starting", "calibration", "warm-up", "measuring", "last answers"]
     left_s: float
@@ -127,6 +136,10 @@ class Live(NamedTuple):
     qps: float | None = None
     p99_ms: float | None = None
     quiet_s: float = 0.0  # since the last success
+    cpu_percent: float | None = None
+    lag_ms: float | None = None
+    memory_mib: float | None = None
+    memory_kind: str = ""
 
 
 class Outcome(NamedTuple):

@@ -19,6 +19,7 @@ class View:
         self.began_ns = time.monotonic_ns()
         self.document: dict[str, Any] = {}
         self.qps: float | None = None
+        self.cpu_percent: float | None = None
         self.last_success_ns = self.began_ns
 
     def read(self) -> None:
@@ -31,7 +32,9 @@ class View:
             return
         succeeded = new["requests"] - new["errors"] - (before.get("requests", 0) - before.get("errors", 0))
         if before:
-            self.qps = max(0.0, succeeded * 1e9 / (new["now_ns"] - before["now_ns"]))
+            seconds = (new["now_ns"] - before["now_ns"]) / 1e9
+            self.qps = max(0.0, succeeded / seconds)
+            self.cpu_percent = 100 * max(0.0, new["cpu_total_s"] - before["cpu_total_s"]) / seconds
         if succeeded > 0 or not before:
             self.last_success_ns = new["now_ns"]
 
@@ -68,6 +71,8 @@ def together(views: Sequence[View]) -> Live:
         sum(document["requests"] for document in seen), sum(document["errors"] for document in seen),
         sum(rates) if rates else None, max(tails) if tails else None,
         (now - max(view.last_success_ns for view in views)) / 1e9,
+        max((view.cpu_percent for view in views if view.cpu_percent is not None), default=None),
+        max((document["lag_recent_ms"] for document in seen), default=None),
     )  # fmt: skip
 
 
