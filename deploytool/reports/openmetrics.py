@@ -8,7 +8,7 @@ https://prometheus.io/docs/specs/om/open_metrics_spec/
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from deploytool.reports import wording
 PREFIX = "deploytool_load_"
 PERCENTILES = {"p50": "50", "p90": "90", "p95": "95", "p99": "99", "p999": "99.9", "max": "100"}
 MIB = float(2**20)
-Labels = Mapping[str, str]
+Labels = dict[str, str]
 
 
 class Family(NamedTuple):
