@@ -20,9 +20,11 @@ from ports import unused_port
 from deploytool import samples
 from deploytool.cli.load_hosts import hosts_given, spread
 from deploytool.errors import BadInput
+from deploytool.loadgen import validity
 from deploytool.loadgen.hosts import SHELL, command
+from deploytool.loadgen.measured import Samples
 from deploytool.paths import data_dir
-from deploytool.records import ClientProcess, RunRecord
+from deploytool.records import Cell, ClientProcess, Latency, PhaseMemory, RunRecord
 from deploytool.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,6 +33,7 @@ CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]
 sys.path.append(str(ROOT / "loadtests"))
 
 from load_wire import ForgedError, Session, greeting  # noqa: E402
+from load_worker import Clock  # noqa: E402
 
 APART_S = 1000
 HUB = "10.231.7.1"
@@ -284,3 +287,31 @@ def test_what_does_not_go_together_is_said(monkeypatch: pytest.MonkeyPatch) -> N
     argv = command(SHELL, "b1", "http://h", "10.1.2.3:5557")
     assert argv[:5] == ["ssh", "-o", "BatchMode=yes", "b1", "deploytool"]
     assert ClientProcess.model_validate({"cpu_percent": 3.0}).lost is None
+
+
+def test_a_clock_that_was_set_or_is_hardly_known_marks_the_cell() -> None:
+    """The window is told in the master's clock: workers must agree on it."""
+
+    def reasons(**clock: float) -> tuple[str, str]:
+        cell = Cell(
+            batch=1, concurrency=2, requests=5000, duration_s=10.0, qps=500.0, texts_per_s=500.0,
+            latency_ms=Latency(p50=4.0, p99=9.0), client=[ClientProcess(host="b1"), ClientProcess(host="b2", **clock)],
+        )  # fmt: skip
+        found = validity.judge(cell, Samples(), None, PhaseMemory(phase="load b1 c2"), None)
+        return found.verdict, " ".join(found.reasons)
+
+    assert reasons(clock_uncertain_ms=2.0, clock_moved_ms=0.5, clock_offset_ms=1e6) == ("valid", "")
+    verdict, said = reasons(clock_moved_ms=250.0)
+    assert (verdict, "clock of the worker b2 moved by 250 ms" in said) == ("void", True)
+    verdict, said = reasons(clock_uncertain_ms=150.0)
+    assert (verdict, "only known to 150 ms" in said) == ("suspect", True)
+
+
+def test_the_offset_of_a_clock_is_that_of_the_quickest_trip() -> None:
+    clock = Clock()
+    clock.take([(0, 1_000_900, 1_000), (5_000, 1_005_050, 5_100), (9_000, 1_012_000, 10_000)])
+    assert (clock.offset_ns, clock.uncertain_ns) == (1_000_000, 50)
+    clock.take([(20_000, 1_020_060, 20_100)])
+    assert clock.moved_ns == 0, "within what is uncertain"
+    clock.take([(30_000, 1_530_050, 30_100)])
+    assert clock.moved_ns == 500_000 - 100

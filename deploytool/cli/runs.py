@@ -68,6 +68,8 @@ def show(run: Run = "latest", as_json: AsJson = False) -> None:
         _print_memory(record)
     _print_environment(record)
     say(f"raw samples: {_raw_files(folder) or 'none are kept'}")
+    if unfinished := sorted(folder.glob("cells/*/samples-*.csv")):
+        say(f"of a cell that did not end: {', '.join(map(str, unfinished))}")
 
 
 @app.command("export")
