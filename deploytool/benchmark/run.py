@@ -16,7 +16,7 @@ from deploytool.benchmark.options import LoadOptions, Point, Progress
 from deploytool.benchmark.proving import Proof, death_of, prove
 from deploytool.benchmark.scraping import Scraper
 from deploytool.calibrations.learning import from_load, keep
-from deploytool.errors import DeploytoolError, NotAvailable, Unhealthy
+from deploytool.errors import BadInput, DeploytoolError, NotAvailable, Unhealthy
 from deploytool.identity import is_alive
 from deploytool.loadgen import child, measured, null_server, validity, work
 from deploytool.loadgen.plan import CellPlan, Live, Spread
@@ -45,6 +45,11 @@ def run_load(
     Unhealthy (the target does not answer the first request, or not as it should).
     """
     child.require()
+    if options.workers != (spread.workers if spread is not None else 0):
+        raise BadInput(
+            f"the load is to come from {options.workers} workers on other hosts, and there is no master for them",
+            hint="--master HOST:PORT with --expect-workers or --workers, as in the run before",
+        )
     the_work = work.prepare(
         file=options.corpus,
         text_tokens=options.text_tokens,

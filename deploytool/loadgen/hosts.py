@@ -6,6 +6,7 @@ import contextlib
 import shlex
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -32,9 +33,10 @@ def running(
                 log = Path(folder) / f"{number}.log"
                 started.append((host, _start(argv, log, token), log))
             yield lambda: _fault(started)
+            until = time.monotonic() + END_S  # after the last cell they go by themselves
             for _, process, _ in started:
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(END_S)
+                    process.wait(max(0.0, until - time.monotonic()))
         finally:
             for _, process, _ in started:
                 _end(process)
