@@ -42,12 +42,13 @@ from urllib.parse import urlsplit
 
 import gevent
 import lean_http
+import load_arrivals
 import load_cell
 import load_master
 import load_requests
 import load_worker
 import locust.runners
-from load_state import LOAD, Shared
+from load_state import LOAD, Shared, wait_for
 from locust import User, constant, events, task
 from locust.exception import StopUser
 
@@ -98,12 +99,12 @@ class EmbeddingUser(User):  # type: ignore[misc]
         if not LOAD.requests:
             raise StopUser
         if LOAD.cell.get("rate"):
-            load_cell.arrive()
+            load_arrivals.arrive()
             raise StopUser
         connection = self.connection = lean_http.connect(LOAD.server, LOAD.timeout_s)
         try:
             if LOAD.cell:
-                load_cell.wait_for(Shared.TARGET)
+                wait_for(Shared.TARGET)
                 while not LOAD.closing:
                     load_requests.client(connection)
             else:

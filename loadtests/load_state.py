@@ -9,12 +9,14 @@ import contextlib
 import mmap
 import os
 import sys
+import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import gevent
 import lean_http
 from precise_clock import LagProbe
 
@@ -133,3 +135,11 @@ class Load:
 
 
 LOAD = Load()
+
+
+def wait_for(what: int, step_s: float = 0.005) -> int:
+    """The time in the header, once it is set and come."""
+    cells = LOAD.shared.cells
+    while not cells[what] or time.monotonic_ns() < cells[what]:
+        gevent.sleep(step_s)
+    return cells[what]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from deploytool import samples
-from deploytool.errors import InvalidFile
+from deploytool.errors import InvalidFile, NotAvailable
 
 
 class KeptSamples:
@@ -60,3 +61,15 @@ class KeptSamples:
 def part_name(cell: str) -> str:
     """The part, and the folder, of a cell by its name ("b8 c4")."""
     return cell.replace(" ", "-")
+
+
+@contextlib.contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """A disk that takes no more, as a NotAvailable that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise NotAvailable(
+            f"cannot write in {folder}: {error.strerror or error}",
+            hint="free space there or move the data folder with DEPLOYTOOL_HOME; --resume goes on",
+        ) from error

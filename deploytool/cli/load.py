@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deploytool.cli.given import seconds, terminate_as_interrupt
+from deploytool.cli.given import endpoint, terminate_as_interrupt
+from deploytool.cli.load_given import numbers, rates, seconds_or_none, with_scenario
 from deploytool.cli.load_hosts import hosts_given, serve, spread
 from deploytool.cli.output import emit, note, say
 from deploytool.errors import BadInput
@@ -162,19 +163,19 @@ def load(
     Ctrl-C keeps the finished cells; --resume RUN goes on. Exit code 1 where a cell could not be measured.
     """
     given: dict[str, Any] = {
-        "batch": _numbers("--batch", batch),
-        "concurrency": _numbers("--concurrency", concurrency),
-        "rate": _rates(rate),
+        "batch": numbers("--batch", batch),
+        "concurrency": numbers("--concurrency", concurrency),
+        "rate": rates(rate),
         "arrivals": arrivals,
         "in_flight": in_flight,
-        "duration_s": _seconds("--duration", duration),
+        "duration_s": seconds_or_none("--duration", duration),
         "min_samples": min_samples,
-        "max_duration_s": _seconds("--max-duration", max_duration),
+        "max_duration_s": seconds_or_none("--max-duration", max_duration),
         "processes": processes,
         "calibration": False if no_calibration else None,
         "checks": checks,
-        "warmup_s": _seconds("--warmup", warmup),
-        "timeout_s": _seconds("--timeout", timeout),
+        "warmup_s": seconds_or_none("--warmup", warmup),
+        "timeout_s": seconds_or_none("--timeout", timeout),
         "corpus": corpus,
         "text_tokens": text_tokens,
         "encoding": encoding,
@@ -183,7 +184,7 @@ def load(
     hosts = hosts_given(master, expect_workers, workers, worker_shell, worker, worker_name, token_file)
     if hosts.count:
         given["workers"] = hosts.count
-    given = _with_scenario({name: value for name, value in given.items() if value is not None}, scenario)
+    given = with_scenario({name: value for name, value in given.items() if value is not None}, scenario)
     if hosts.count and repeats > 1:
         raise BadInput(
             "--repeats is for one host", hint="run the command again; `compare` takes several runs"
@@ -194,7 +195,7 @@ def load(
 
     terminate_as_interrupt()
     with Store() as store:
-        resolved = _resolved(store, target, model, api_key_file)
+        resolved = endpoint(target, store, model=model, api_key_file=api_key_file)
         if hosts.worker:
             return serve(hosts, resolved)
         with spread(hosts, target) as over:
@@ -204,23 +205,6 @@ def load(
 
     _print(record, as_json)
     return max(map(exit_code, records))
-
-
-def _with_scenario(given: dict[str, Any], scenario: str | None) -> dict[str, Any]:
-    """What was given, over what the scenario says; an open and a closed loop are not mixed."""
-    if "rate" in given and "concurrency" in given:
-        raise BadInput(
-            "--rate is an open loop, --concurrency a closed one",
-            hint="give one of them; --in-flight bounds an open loop",
-        )
-    if scenario is None:
-        return given
-    from deploytool.benchmark import scenario_values
-
-    values = scenario_values(scenario)
-    if "concurrency" in given:
-        values = {name: value for name, value in values.items() if name not in ("rate", "profile")}
-    return values | given
 
 
 def _measure(
@@ -243,19 +227,6 @@ def _measure(
         return [run_load(target, options, store, progress, resume=earlier, spread=over)]
 
 
-def _resolved(store: Store, target: str, model: str | None, key: Path | None) -> Resolved:
-    from deploytool.targets import is_url, resolve
-
-    if not is_url(target):
-        from deploytool.deployment import refresh
-
-        refresh(store)
-    resolved = resolve(target, store, api_key_file=key, model=model)
-    for line in resolved.notes:
-        note(f"note: {line}")
-    return resolved
-
-
 def _print(record: RunRecord, as_json: bool) -> None:
     from deploytool.reports import table
 
@@ -269,27 +240,3 @@ def _print(record: RunRecord, as_json: bool) -> None:
     if void and not again:
         again = f"; to repeat what is void ({', '.join(void)}): the same command with --resume {record.id}"
     note(f"run {record.id} {kept}{again}; next: deploytool report {record.id}")
-
-
-def _numbers(option: str, text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise BadInput(
-            f"{option} {text!r} is no list of whole numbers", hint=f"for example {option} 1,8,32"
-        ) from error
-
-
-def _rates(text: str | None) -> tuple[float, ...] | None:
-    if text is None:
-        return None
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise BadInput(f"--rate {text!r} is no list of numbers", hint="for example --rate 50,100") from error
-
-
-def _seconds(option: str, text: str | None) -> float | None:
-    return None if text is None else seconds(option, text)

@@ -43,7 +43,7 @@ def maps(record: RunRecord, limits: Sequence[Threshold] = ()) -> Markup:
     card = memory.startswith("vram")
 
     def over_limit(cell: Cell) -> str | None:
-        return {"breaks": "breaks the SLO", "unsure": "SLO: unsure"}.get(slo.judge(cell, limits) or "")
+        return {"breaks": "over SLO", "unsure": "SLO unsure"}.get(slo.judge(cell, limits) or "")
 
     tail = wording.tail(record.cells)
     drawn = [
