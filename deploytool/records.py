@@ -166,6 +166,13 @@ class ClientProcess(Record):
     lag_p50_ms: float | None = None
     lag_p99_ms: float | None = None
     lag_max_ms: float | None = None
+    host: str | None = Field(default=None, description="a worker's name; None: this machine")
+    lost: str | None = Field(default=None, description="why a worker did not end in order")
+    clock_offset_ms: float | None = Field(default=None, description="the master's clock less this one")
+    clock_uncertain_ms: float | None = Field(default=None, description="half of the quickest round trip")
+    clock_moved_ms: float | None = Field(
+        default=None, description="how far the offset moved while it was measured, beyond its uncertainty"
+    )
 
 
 class NullCalibration(Record):
@@ -190,6 +197,11 @@ class AnswerCheck(Record):
     norm_max: float | None = None
     tokens_counted: int | None = Field(default=None, description="by the server, over the checked answers")
     tokens_intended: int | None = Field(default=None, description="by the model's tokenizer, of the same")
+    other_encoding_cosine: float | None = Field(
+        default=None, description="of a text as float to the same as base64"
+    )
+    other_encoding_bytes: int | None = Field(default=None, description="size of that one text's answer")
+    other_encoding_reason: str | None = Field(default=None, description="why there is none")
     problems: list[str] = Field(default_factory=list)
 
 
@@ -260,6 +272,11 @@ class Cell(Record):
     def name(self) -> str:
         """As in samples and phases: "b8 c4", in an open loop "b8 r50"."""
         return cell_name(self.batch, self.concurrency, self.rate)
+
+    @property
+    def stands(self) -> bool:
+        """Whether it was measured to its end and is not void: a run that is resumed measures the others."""
+        return self.state == "done" and (self.validity is None or self.validity.verdict != "void")
 
 
 def cell_name(batch: int, concurrency: int, rate: float | None = None) -> str:

@@ -42,11 +42,17 @@ from urllib.parse import urlsplit
 
 import gevent
 import lean_http
+import load_arrivals
 import load_cell
+import load_master
 import load_requests
-from load_state import LOAD, Shared
+import load_worker
+import locust.runners
+from load_state import LOAD, Shared, wait_for
 from locust import User, constant, events, task
 from locust.exception import StopUser
+
+locust.runners.CONNECT_TIMEOUT = 1  # how soon a worker knocks again at its master: not after five seconds
 
 TEXTS = (
     "How do I return an item that arrived damaged?",
@@ -88,15 +94,17 @@ class EmbeddingUser(User):  # type: ignore[misc]
 
     @task  # type: ignore[untyped-decorator]
     def embed(self) -> None:
+        if LOAD.remote is not None:
+            LOAD.remote.has_cell.wait()
         if not LOAD.requests:
             raise StopUser
         if LOAD.cell.get("rate"):
-            load_cell.arrive()
+            load_arrivals.arrive()
             raise StopUser
         connection = self.connection = lean_http.connect(LOAD.server, LOAD.timeout_s)
         try:
             if LOAD.cell:
-                load_cell.wait_for(Shared.TARGET)
+                wait_for(Shared.TARGET)
                 while not LOAD.closing:
                     load_requests.client(connection)
             else:
@@ -152,14 +160,25 @@ def set_up(environment: Any, **_: Any) -> None:
         cell = json.loads(Path(options.cell).read_text(encoding="utf-8"))
         if hasattr(signal, "alarm"):  # ends this process whatever happens to its loop or its parent
             signal.alarm(max(1, int(cell["hard_end_s"])))
-        load_cell.use_cell(cell)
-        LOAD.aim(cell["host"])
-        environment.events.spawning_complete.add_listener(lambda **_: load_cell.begin(environment))
+        take_part(environment, cell)
     else:
         environment.events.test_start.add_listener(lambda **_: use_options(environment))
     environment.events.quitting.add_listener(lambda **_: LOAD.flush())
     gevent.spawn(load_cell.keep_flushing)
     gevent.spawn(lean_http.keep_deadlines)
+
+
+def take_part(environment: Any, cell: dict[str, Any]) -> None:
+    """As the load process of a cell on this machine, or as a master or worker of one over several hosts."""
+    token = os.environ.pop("DEPLOYTOOL_LOAD_TOKEN", "").encode()
+    if cell["role"] == "master":
+        LOAD.remote = load_master.Master(environment, cell, token)
+    elif cell["role"] == "worker":
+        LOAD.remote = load_worker.Worker(environment, cell, token)
+    else:
+        load_cell.use_cell(cell)
+        LOAD.aim(cell["host"])
+        environment.events.spawning_complete.add_listener(lambda **_: load_cell.begin(environment))
 
 
 def use_options(environment: Any) -> None:

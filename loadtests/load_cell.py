@@ -13,23 +13,19 @@ from __future__ import annotations
 import gc
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import gevent
-import lean_http
-from load_requests import drop, send
+import load_null
 from load_state import LOAD, Shared, whole_or_nothing
-from precise_clock import PreciseTimer
 
 FLUSH_S = 0.25
 PROGRESS_S = 0.5
 LEAST_REQUESTS = 5  # that start in a window: a slow target's window lasts longer for them
 LAST_ANSWERS_S = 5.0  # how long requests that started after the window may still take
 NULL_ALONE_S, NULL_ALL_S = 0.25, 0.6
-NULL_OPEN_CLIENTS = 16
+LIVE_PROBES = 25  # half a second of them
 
 
 def use_cell(cell: dict[str, Any]) -> None:
@@ -44,18 +40,22 @@ def use_cell(cell: dict[str, Any]) -> None:
     load.open_samples(cell["samples"])
 
 
+def use_remote_cell(cell: dict[str, Any], bodies: bytes, samples: Any) -> None:
+    """Take over a cell that another host leads: `LOAD.remote` is told what else goes to files."""
+    load = LOAD
+    load.cell, load.rank = cell, cell["rank"]
+    load.path, load.batch, load.timeout_s = cell["path"], cell["batch"], cell["timeout_s"]
+    load.shared = Shared(None, cell["rank"], cell["processes"])
+    load.bodies = bodies.splitlines()
+    load.samples = samples
+    if not cell["rate"]:
+        load.shared.put(Shared.DUE, 1 << 62)
+
+
 def keep_flushing() -> None:
     while True:
         gevent.sleep(FLUSH_S)
         LOAD.flush()
-
-
-def wait_for(what: int, step_s: float = 0.005) -> int:
-    """The time in the header, once it is set and come."""
-    cells = LOAD.shared.cells
-    while not cells[what] or time.monotonic_ns() < cells[what]:
-        gevent.sleep(step_s)
-    return cells[what]
 
 
 def begin(environment: Any) -> None:
@@ -63,7 +63,7 @@ def begin(environment: Any) -> None:
     if LOAD.shared.all(Shared.READY)[LOAD.rank]:
         return
     LOAD.shared.put(Shared.READY, 1)
-    if LOAD.rank == 0:
+    if LOAD.rank == 0 and LOAD.remote is None:
         gevent.spawn(lead)
     gevent.spawn(LOAD.probe.run)
     gevent.spawn(follow, environment)
@@ -116,7 +116,7 @@ def follow(environment: Any) -> None:
     while not cells[Shared.TARGET]:
         gevent.sleep(0.005)
     if load.cell["null_url"]:
-        calibrate()
+        load_null.calibrate()
     spread_kept(cells[Shared.WINDOW], cells[Shared.PLANNED])
     gc.collect()
     gc.freeze()  # what is there now stays: no collection in the window walks it
@@ -139,7 +139,10 @@ def follow(environment: Any) -> None:
     write_kept()
     report("finished")
     environment.process_exit_code = 0
-    environment.runner.quit()
+    if load.remote is None:
+        environment.runner.quit()
+    else:
+        load.remote.end()
 
 
 def spread_kept(window_ns: int, end_ns: int) -> None:
@@ -152,119 +155,18 @@ def write_kept() -> None:
     """Each kept answer in a file of its own: the number of its body on a line, then its bytes."""
     with whole_or_nothing():
         for number, (index, answer) in enumerate(LOAD.kept):
+            if LOAD.remote is not None:
+                LOAD.remote.send("kept", b"%d\n" % index + answer)
+                continue
             path = Path(LOAD.cell["answers"]) / f"{LOAD.rank}-{number}"
             path.write_bytes(b"%d\n" % index + answer)
-
-
-def calibrate() -> None:
-    """The same requests at a server that only sends bytes: what this client can do, and what it adds."""
-    load, cells = LOAD, LOAD.shared.cells
-    url, samples, load.samples = load.cell["null_url"], load.samples, None
-    server = lean_http.Server(url)
-    requests = load.requests
-    plain = {name: value for name, value in load.headers.items() if name != "Authorization"}
-    load.requests = [server.request(load.cell["null_path"], plain, body) for body in load.bodies[:64]]
-    alone: list[int] = []
-    if load.rank == 0:
-        null_client(server, cells[Shared.ALONE], cells[Shared.ALL], alone)
-    clients = NULL_OPEN_CLIENTS if load.cell["rate"] else load.cell["concurrency"]
-    share = clients // load.processes + (load.rank < clients % load.processes)
-    together: list[int] = []
-    wait_for(Shared.ALL, 0.001)
-    started = time.monotonic_ns()
-    busy = time.process_time()
-    gevent.joinall(
-        [gevent.spawn(null_client, server, started, cells[Shared.TARGET], together) for _ in range(share)]
-    )
-    seconds = (time.monotonic_ns() - started) / 1e9
-    load.null = {
-        "qps": len(together) / seconds,
-        "cpu_percent": 100 * (time.process_time() - busy) / seconds,
-        "clients": share,
-    }
-    if alone:
-        load.null["added_ms"] = sorted(alone)[-(-len(alone) // 2) - 1] / 1e6
-    load.requests, load.samples, load.sent, load.lines = requests, samples, 0, []
-    load.tally.requests = load.tally.errors = 0
-    load.tally.latencies.clear()
-
-
-def null_client(server: lean_http.Server, start_ns: int, end_ns: int, latencies: list[int]) -> None:
-    connection = lean_http.connect(server, LOAD.timeout_s)
-    while (now := time.monotonic_ns()) < end_ns:
-        if now < start_ns:
-            gevent.sleep(0.001)
-            continue
-        result = send(connection)
-        if result.error:
-            gevent.sleep(0.01)
-        else:
-            latencies.append(result.latency_ns)
-    connection.close()
-
-
-def arrive() -> None:
-    """The open loop of this process: its share of the arrivals, each sent when it is due or dropped."""
-    load = LOAD
-    timer, made = PreciseTimer(), 0
-    free: list[lean_http.Connection] = []
-    pool = max(1, load.cell["concurrency"] // load.processes)
-    due = wait_for(Shared.TARGET)
-    for gap_ns in gaps_ns(load.cell, load.rank, load.processes):
-        due += gap_ns
-        load.shared.put(Shared.DUE, due)
-        timer.until(due)
-        if load.closing:
-            return
-        if not free and made < pool:
-            free.append(lean_http.connect(load.server, load.timeout_s))
-            made += 1
-        if free:
-            if load.is_measured(due):
-                load.shared.add(Shared.PENDING, 1)
-            gevent.spawn(sent_when_due, free.pop(), due, free)
-        else:
-            drop(due)
-
-
-def sent_when_due(connection: lean_http.Connection, due_ns: int, free: list[lean_http.Connection]) -> None:
-    try:
-        send(connection, due_ns)
-    finally:
-        free.append(connection)
-
-
-def gaps_ns(cell: dict[str, Any], rank: int, processes: int) -> Iterator[int]:
-    """Times between the arrivals of one process. Poisson processes of rate/N make one of the whole rate."""
-    mean_ns = 1e9 * processes / cell["rate"]
-    chance = Random(f"arrivals {cell['seed']} {rank}")
-    passed = 0.0
-    constant = cell["arrivals"] == "constant"
-    if constant:
-        passed = mean_ns * (rank + 1) / processes
-        yield int(passed)
-    while True:
-        gap = (1.0 if constant else chance.expovariate(1.0)) * mean_ns / factor(cell["profile"], passed / 1e9)
-        passed += gap
-        yield int(gap)
-
-
-def factor(profile: list[list[float]], at_s: float) -> float:
-    """What the rate is multiplied with at a time: straight lines between the points, level beyond them."""
-    before = [1.0, 1.0] if not profile else profile[0]
-    for point in profile:
-        if point[0] >= at_s:
-            share = (at_s - before[0]) / (point[0] - before[0]) if point[0] > before[0] else 1.0
-            return max(1e-6, before[1] + share * (point[1] - before[1])) if at_s > before[0] else before[1]
-        before = point
-    return max(1e-6, before[1])
 
 
 def report(state: str) -> None:
     """This process's progress, by file. Its percentile is of the last few hundred: for watching only."""
     load, tally, cells = LOAD, LOAD.tally, LOAD.shared.cells
     recent = sorted(tally.latencies)
-    document = {
+    document = nothing_yet() | {
         "state": state,
         "now_ns": time.monotonic_ns(),
         "target_ns": cells[Shared.TARGET],
@@ -274,12 +176,26 @@ def report(state: str) -> None:
         "errors": tally.errors,
         "p99_ms": recent[-(-len(recent) * 99 // 100) - 1] / 1e6 if recent else None,
         "pending": sum(load.shared.all(Shared.PENDING)),
+        "cpu_total_s": time.process_time(),
+        "lag_recent_ms": max(load.probe.lags_ns[-LIVE_PROBES:], default=0) / 1e6,
         "cpu_s": tally.cpu_end_s - tally.cpu_start_s if tally.cpu_end_s else None,
         "lag_ms": load.probe.summary() if state == "finished" else None,
         "null": load.null or None,
     }
+    if load.remote is not None:
+        load.remote.report(document)
+        return
     path = Path(load.cell["progress"])
     partial = path.with_name(path.name + ".part")
     with whole_or_nothing():
         partial.write_text(json.dumps(document), encoding="utf-8")
         partial.replace(path)
+
+
+def nothing_yet() -> dict[str, Any]:
+    """What a process reports before it has anything to say."""
+    return {
+        "state": "starting", "now_ns": 0, "target_ns": 0, "window_start_ns": 0, "window_end_ns": 0,
+        "requests": 0, "errors": 0, "p99_ms": None, "pending": 0, "cpu_total_s": 0.0, "lag_recent_ms": 0.0,
+        "cpu_s": None, "lag_ms": None, "null": None,
+    }  # fmt: skip

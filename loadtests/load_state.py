@@ -9,12 +9,14 @@ import contextlib
 import mmap
 import os
 import sys
+import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+import gevent
 import lean_http
 from precise_clock import LagProbe
 
@@ -91,7 +93,8 @@ class Load:
     tally: Tally = field(default_factory=Tally)
     probe: LagProbe = field(default_factory=LagProbe)
     lines: list[str] = field(default_factory=list)
-    samples: IO[str] | None = None
+    samples: Any = None  # a text file, or what takes its place
+    remote: Any = None  # the worker or the master that this process is, in a load over several hosts
     sent: int = 0
     closing: bool = False
     keep_at: list[int] = field(default_factory=list)
@@ -132,3 +135,11 @@ class Load:
 
 
 LOAD = Load()
+
+
+def wait_for(what: int, step_s: float = 0.005) -> int:
+    """The time in the header, once it is set and come."""
+    cells = LOAD.shared.cells
+    while not cells[what] or time.monotonic_ns() < cells[what]:
+        gevent.sleep(step_s)
+    return cells[what]

@@ -7,7 +7,18 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from deploytool.records import Cell, Latency, PhaseMemory, RunRecord, Target
+from deploytool.records import (
+    AnswerCheck,
+    Cell,
+    ClientProcess,
+    Latency,
+    NullCalibration,
+    PhaseMemory,
+    RunRecord,
+    ServerSide,
+    Target,
+)
+from deploytool.statistics import interval
 
 NO_CARD = "no NVIDIA driver: libnvidia-ml.so.1 is not there"
 Row = dict[str, Any]
@@ -72,6 +83,11 @@ def _cell(name: str, events: Sequence[Row], seconds: float) -> Cell:
             max=latencies[-1],
             mean=sum(latencies) / len(latencies),
         ),
+        latency_ci95_ms={
+            name: found
+            for name, percent in (("p50", 50.0), ("p90", 90.0), ("p95", 95.0), ("p99", 99.0))
+            if (found := interval(latencies, percent)) is not None
+        },
         vram_reason=NO_CARD,
         rss_peak_mib=780.0 + 2.5 * batch,
         response_bytes=2100 * batch,
@@ -160,7 +176,36 @@ def card_run() -> RunRecord:
     record = cpu_run()
     cells = [
         cell.model_copy(
-            update={"vram_peak_mib": 18_230.0 + 45 * cell.batch, "vram_reason": None, "power_peak_w": 148.0}
+            update={
+                "vram_peak_mib": 18_230.0 + 45 * cell.batch,
+                "vram_reason": None,
+                "power_peak_w": 148.0,
+                "energy_j_per_1m_tokens": 5200.0 / cell.batch,
+                "gpu_utilisation_percent": 71.0,
+                "answers": AnswerCheck(
+                    answers=8,
+                    vectors=8 * cell.batch,
+                    dimensions=2560,
+                    cosine_min=0.999981,
+                    norm_min=1.0,
+                    norm_max=1.0,
+                    tokens_counted=168 * cell.batch,
+                    tokens_intended=170 * cell.batch,
+                    other_encoding_reason="asked for base64, the server answered float",
+                ),
+                "server": ServerSide(
+                    scrapes=5,
+                    queue_mean=0.4 * cell.concurrency,
+                    queue_max=float(cell.concurrency),
+                    running_mean=3.2,
+                    running_max=4.0,
+                    tokens_per_s=cell.tokens_per_s,
+                ),
+                "client": [ClientProcess(cpu_percent=11.5, lag_p50_ms=0.05, lag_p99_ms=0.21, lag_max_ms=1.4)],
+                "null": NullCalibration(
+                    ceiling_qps=4100, added_ms=0.21, clients=cell.concurrency, response_bytes=2100
+                ),
+            }
         )
         for cell in record.cells
     ]
@@ -222,6 +267,28 @@ def card_run() -> RunRecord:
             ],
         }
     )
+
+
+def open_run() -> RunRecord:
+    """An open loop: two batches, four rates, the highest of which the server does not keep up with."""
+    grid = [(batch, place) for batch in (1, 8) for place in (1, 2, 4, 8)]
+    record = cpu_run(grid)
+    cells = [
+        cell.model_copy(
+            update={
+                "mode": "open", "rate": 50.0 * cell.concurrency, "arrivals": "poisson", "concurrency": 256,
+                "dropped": 40 if cell.concurrency == 8 else 0,
+                "errors": {"dropped": 40} if cell.concurrency == 8 else {},
+            }
+        )
+        for cell in record.cells
+    ]  # fmt: skip
+    asked = record.request | {
+        "rate": [50.0, 100.0, 200.0, 400.0],
+        "concurrency": [1, 4, 16],
+        "in_flight": 256,
+    }
+    return record.model_copy(update={"id": "20260203-140000-0bed", "cells": cells, "request": asked})
 
 
 def empty_run() -> RunRecord:

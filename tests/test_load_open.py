@@ -168,8 +168,32 @@ def test_wrong_answers_under_load_make_a_cell_void(cli: CommandLine, server_py: 
     assert cell.answers is not None
     assert cell.answers.wrong > 0
     assert "sent alone" in cell.answers.problems[0]
+    assert cell.answers.other_encoding_reason == "asked for base64, the server answered float"
     assert cell.validity is not None
     assert cell.validity.verdict == "void"
+
+
+def test_a_resumed_run_repeats_what_is_void(cli: CommandLine, server_py: Callable[..., str]) -> None:
+    """100 ms an answer and one connection: 40 requests a second are dropped, 2 a second are not."""
+    url = server_py("ok@100")
+    asked = (url, "--batch", "1", "--duration", "1s", "--warmup", "0s", "--no-calibration", "--checks", "0")
+    record, rows = loaded(cli, *asked, "--rate", "2,40", "--in-flight", "1", "--arrivals", "constant")
+    assert [cell.stands for cell in record.cells] == [True, False]
+    done = cli("load", url, "--resume", record.id, "--json", "--no-calibration", "--checks", "0")
+    assert done.returncode == 0, done.stderr
+    assert "measured again, because void: b1 r40" in done.stderr
+    again = RunRecord.model_validate(json.loads(done.stdout))
+    assert again.folder is not None
+    after = samples.read(Path(again.folder) / "samples.parquet")
+    assert again.cells[0] == record.cells[0]
+    assert [row for row in after if row["cell"] == "b1 r2"] == [row for row in rows if row["cell"] == "b1 r2"]
+    starts = {name: {row["start_ns"] for row in these if row["cell"] == "b1 r40"} for name, these in
+              (("before", rows), ("after", after))}  # fmt: skip
+    assert starts["after"]
+    assert not starts["before"] & starts["after"]
+    assert sum(row["phase"] == "measure" and not row["error"] for row in after) == sum(
+        cell.requests for cell in again.cells
+    )
 
 
 def test_a_scenario_is_a_set_of_options(cli: CommandLine, server_py: Callable[..., str]) -> None:

@@ -44,6 +44,12 @@ def test_json_lines_give_their_texts(tmp_path: Path) -> None:
     assert corpus.from_file(path) == ["plain", "a", "T b", "c"]
 
 
+def test_a_beir_folder_gives_the_texts_of_its_corpus(tmp_path: Path) -> None:
+    (tmp_path / "corpus.jsonl").write_text('{"_id": "d1", "title": "A", "text": "b"}\n', encoding="utf-8")
+    (tmp_path / "queries.jsonl").write_text('{"_id": "q1", "text": "c"}\n', encoding="utf-8")
+    assert corpus.from_file(tmp_path) == ["A b"]
+
+
 def test_every_bad_line_of_a_corpus_is_named(tmp_path: Path) -> None:
     path = tmp_path / "corpus.jsonl"
     path.write_text('{"text": "fine"}\n{broken\n{"id": 3}\n[1]\n')

@@ -28,13 +28,28 @@ from example_runs import (
     hostile_run,
     large_run,
     memory_rows,
+    open_run,
     request_rows,
 )
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from deploytool.errors import InvalidFile, Problem
 from deploytool.records import RunRecord
-from deploytool.reports import csv, html, markdown, phases, spread, summary, svg, table, wording
+from deploytool.reports import (
+    csv,
+    html,
+    markdown,
+    openmetrics,
+    phases,
+    slo,
+    spread,
+    summary,
+    svg,
+    table,
+    wording,
+)
 from deploytool.reports.reduction import PER_DECADE, histograms, timeline
+from deploytool.thresholds import parse_slo
 
 GOLDEN = Path(__file__).parent / "golden" / "reports"
 RUNS: dict[str, Callable[[], RunRecord]] = {
@@ -43,13 +58,16 @@ RUNS: dict[str, Callable[[], RunRecord]] = {
     "empty": empty_run,
     "hostile": hostile_run,
     "large": large_run,
+    "open": open_run,
     "one": lambda: cpu_run([(8, 4)]),
 }
 
 
 def page(name: str) -> str:
     """The page of an example run with the rows that belong to it."""
-    grid = {"large": LARGE_GRID, "one": [(8, 4)], "empty": [], "hostile": [(1, 1), (1, 4)]}.get(name, GRID)
+    grid = {"large": LARGE_GRID, "one": [(8, 4)], "empty": [], "open": [], "hostile": [(1, 1), (1, 4)]}.get(
+        name, GRID
+    )
     if not grid:
         return html.render(RUNS[name](), None, None)
     return html.render(RUNS[name](), request_rows(grid), memory_rows(grid, card=name == "card"))
@@ -143,6 +161,87 @@ def test_csv_has_every_figure_in_full() -> None:
     assert csv.render(empty_run()).splitlines() == [",".join(rows[0])]
 
 
+@pytest.mark.parametrize("name", RUNS)
+def test_openmetrics_is_read_by_a_reader(name: str) -> None:
+    """What an endpoint says cannot end a label, and nought stands for no unknown."""
+    record = RUNS[name]()
+    text = openmetrics.render(record)
+    families = list(text_string_to_metric_families(text))  # type: ignore[no-untyped-call]
+    assert families[0].name == "deploytool_load_run"
+    samples = [sample for family in families for sample in family.samples]
+    verdicts = [s for s in samples if s.name == "deploytool_load_verdict" and s.value]
+    assert len(verdicts) == len(record.cells)
+    assert not any(sample.timestamp for sample in samples), "a Pushgateway refuses timestamps"
+    assert {s.labels["model"] for s in samples} == {wording.plain(record.target.model)}
+    p99 = [s for s in samples if s.name.endswith("latency_seconds") and s.labels.get("percentile") == "99"]
+    assert len(p99) == sum(cell.latency_ms.p99 is not None for cell in record.cells)
+
+
+def test_openmetrics_has_the_figures() -> None:
+    record = card_run()
+    lines = openmetrics.render(record).splitlines()
+    where = 'engine="sglang",profile="a10g",mode="closed",batch="1",concurrency="1"'
+    cell = record.cells[0]
+    assert cell.latency_ms.p50 is not None
+    who = f'model="qwen3-4b",target="qwen",{where}'
+    assert f"deploytool_load_requests_per_second{{{who}}} {cell.qps!r}" in lines
+    assert f'deploytool_load_latency_seconds{{{who},percentile="50"}} {cell.latency_ms.p50 / 1000!r}' in lines
+    assert f'deploytool_load_verdict{{{who},verdict="valid"}} 1.0' in lines
+    void = [line for line in lines if 'verdict="void"} 1.0' in line]
+    assert len(void) == 1
+    assert 'concurrency="16"' in void[0]
+
+
+def test_an_slo_is_told_of_every_cell_as_far_as_its_samples_can() -> None:
+    """The upper end of the interval must hold; where only the lower one does, nobody can tell."""
+    cell = cpu_run().cells[1]
+    assert cell.latency_ms.p99 is not None
+    low, high = cell.latency_ci95_ms["p99"]
+    assert low < cell.latency_ms.p99 < high
+
+    def ruling(text: str, **changes: object) -> str | None:
+        return slo.judge(cell.model_copy(update=changes), parse_slo(text))
+
+    assert ruling(f"p99<={high + 1}ms") == "holds"
+    assert ruling(f"p99<={(cell.latency_ms.p99 + high) / 2}ms") == "unsure"
+    assert ruling(f"p99<={low / 2}ms") == "breaks"
+    assert ruling("p99.9<=1s") == ("unsure" if cell.latency_ms.p999 is None else "holds")
+    assert ruling(f"p99<={high + 1}ms", adjusted_ms={"p99": "infinite"}) == "breaks"
+    assert ruling("p50<=1s,errors<=1%", errors={"timeout": cell.requests}) == "breaks"
+    assert ruling("p50<=1s", state="failed") is None
+    assert slo.sentence(cpu_run(), ()) is None
+
+
+def test_the_page_shows_the_slo_intervals_and_evidence() -> None:
+    record = card_run()
+    told = html.render(record, request_rows(GRID), memory_rows(GRID, card=True), parse_slo("p99<=150ms"))
+    assert "SLO p99&lt;=150ms" in told
+    assert "over SLO" in told
+    assert told.count('class="slo"') == 1, "one chart has P99"
+    whiskers = re.findall(r'd="M[\d.]+ [\d.]+h8M', told)
+    assert len(whiskers) >= 5
+    evidence = told[told.index('id="evidence"') :]
+    for words in ("168 of 170", "0.999981", "5,200", "4,100", "the server answered float"):
+        assert words in evidence
+    plain = html.render(cpu_run(), None, None)
+    assert 'class="slo"' not in plain
+    assert "The SLO" not in plain
+    record.request["capacity"] = {"slo": "p99<=9ms"}
+    assert "The SLO p99&lt;=9ms" in html.render(record, None, None)
+
+
+def test_an_open_loop_is_told_by_its_rates() -> None:
+    record = open_run()
+    told = html.render(record, None, None)
+    assert "Batch size against rate" in told
+    assert told.count('<th scope="col">400/s</th>') == 4
+    assert "c16" not in told
+    assert table.render(record, width=120).splitlines()[4].split()[:2] == ["batch", "rate"]
+    sentences = " ".join(summary.sentences(record))
+    assert "At batch 8 the server kept up with 200 requests/s" in sentences
+    assert "clients" not in sentences
+
+
 def test_csv_is_no_formula() -> None:
     record = cpu_run([(1, 1)])
     record.target.model = "=HYPERLINK(1)"
@@ -208,6 +307,7 @@ def test_the_page_is_well_formed(name: str) -> None:
         "maps",
         "spread",
         "memory",
+        "evidence",
         "errors",
         "method",
         "environment",
@@ -285,7 +385,7 @@ def test_missing_and_damaged_samples_cost_their_section_only() -> None:
 def test_every_section_of_an_empty_run_says_why_it_is_empty() -> None:
     parsed = Page(page("empty"))
     missing = [attributes for _, attributes in parsed.tags if attributes.get("class") == "missing"]
-    assert len(missing) == 6
+    assert len(missing) == 7
     assert "the endpoint refused every request" in parsed.text
     assert not [tag for tag, _ in parsed.tags if tag == "svg"]
 

@@ -281,6 +281,29 @@ def test_a_sampler_that_fails_says_so_and_ends_nothing(nvml: Nvml) -> None:
     assert found["phases"]["load"]["vram_reason"] == found["failure"]
 
 
+def test_a_sampler_that_dies_leaves_a_gap_up_to_now(server: subprocess.Popen[bytes]) -> None:
+    """There is no later reading that could tell it; validity is judged by the gap."""
+
+    class Dying(MemorySampler):
+        def read(self) -> None:
+            if len(self.rows()) == 3:
+                raise RuntimeError("the driver broke")
+            super().read()
+
+    sampler = Dying(server.pid, ())
+    sampler.start("load")
+    while sampler.failure is None or (sampler.peak("load").gap_max_ms or 0) < 400:
+        pass
+    load, later = sampler.peak("load"), sampler.peak("another cell")
+    sampler.stop()
+    assert load.samples == 3
+    assert load.missing["rss_mib"] == "the memory sampler failed: RuntimeError: the driver broke"
+    assert load.rss_peak_mib is not None, "what was read stays"
+    assert (later.samples, later.rss_peak_mib) == (0, None)
+    assert later.gap_max_ms is not None
+    assert later.gap_max_ms >= 400
+
+
 def test_a_driver_that_hangs_does_not_hang_the_end(nvml: Nvml) -> None:
     with nvml.start(PROGRAM, json.dumps({"pid": None, "devices": [0]})) as process:
         sampler = Sampling(process)

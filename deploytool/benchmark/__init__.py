@@ -6,9 +6,10 @@ of disk is there, and `--resume` goes on with what is missing.
 
 from __future__ import annotations
 
+from deploytool.benchmark.grid import LoadRun
 from deploytool.benchmark.options import LoadOptions, Progress, resume_options, scenario_values
 from deploytool.benchmark.repeats import run_series
-from deploytool.benchmark.run import LoadRun, exit_code, run_load
+from deploytool.benchmark.run import exit_code, run_load
 
 __all__ = [
     "LoadOptions",

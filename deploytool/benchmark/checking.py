@@ -17,6 +17,8 @@ from deploytool.targets import Resolved
 from deploytool.wire.answers import Embeddings, parse_embeddings
 
 COSINE_LEAST = 0.999
+OTHER_ENCODING = {"float": "base64", "base64": "float"}
+SAME_NUMBERS = 0.99999  # of one text in both encodings: the same bits, printed as decimals in one of them
 NORM_LEAST = 1e-6
 MOST_S = 20.0  # for the answers of one cell
 MOST_PROBLEMS = 5
@@ -52,6 +54,8 @@ class AnswerChecker:
                     found.wrong += 1
                     if len(found.problems) < MOST_PROBLEMS:
                         found.problems.append(problem)
+            if found.answers:
+                self._other_encoding(found, client, json.loads(bodies[0]))
         counted, intended = found.tokens_counted, found.tokens_intended
         if counted is not None and intended is not None and counted < intended:
             found.problems.append(f"the server counted {counted} tokens of {intended}: it cuts long texts")
@@ -88,6 +92,30 @@ class AnswerChecker:
             answer = client.request("POST", "/v1/embeddings", json=body | {"input": [text]})
             self._alone[text] = parse_embeddings(answer.json(), 1, answer.latency_ms).vectors[0]
         return self._alone[text]
+
+    def _other_encoding(self, found: AnswerCheck, client: Client, body: dict[str, Any]) -> None:
+        """The first text alone as base64 where the load has floats, and the other way round."""
+        other = OTHER_ENCODING[body["encoding_format"]]
+        text = body["input"][0]
+        try:
+            own = self._vector_alone(client, body, text)
+            answer = client.request(
+                "POST", "/v1/embeddings", json=body | {"input": [text], "encoding_format": other}
+            )
+            given = parse_embeddings(answer.json(), 1, answer.latency_ms)
+        except DeploytoolError as error:
+            found.other_encoding_reason = f"{other} was not answered: {error.message}"
+            return
+        if given.encoding != other:
+            found.other_encoding_reason = f"asked for {other}, the server answered {given.encoding}"
+            return
+        found.other_encoding_cosine = _cosine(own, given.vectors[0])
+        found.other_encoding_bytes = len(answer.body)
+        if found.other_encoding_cosine < SAME_NUMBERS:
+            found.problems.append(
+                f"the same text as {other} has cosine {found.other_encoding_cosine:.5f} to it as "
+                f"{body['encoding_format']}"
+            )
 
     def _tokens(self, found: AnswerCheck, texts: list[str], given: Embeddings) -> None:
         if self._counter is None or given.prompt_tokens is None:

@@ -29,7 +29,10 @@ def new(target: Resolved, options: LoadOptions, the_work: Work) -> RunRecord:
 
 
 def resumed(record: RunRecord, target: Resolved, the_work: Work) -> RunRecord:
-    """The stored run, ready to go on. BadInput where the work or the target is another one now."""
+    """The stored run, ready to go on. BadInput where the work or the target is another one now.
+
+    Cells that are measured again stay in it until they are.
+    """
     if record.state == "running":
         raise BadInput(
             f"run {record.id} is still running", hint="wait for it, or end it with Ctrl-C where it runs"
@@ -48,6 +51,5 @@ def resumed(record: RunRecord, target: Resolved, the_work: Work) -> RunRecord:
     if unlike:
         raise BadInput(f"run {record.id} measured something else", details=unlike, hint="start a new run")
     record.state, record.reason, record.finished_at, record.owner = "running", None, None, myself()
-    record.cells = [cell for cell in record.cells if cell.state == "done"]
     record.environment.setdefault("resumed", []).append(surroundings.environment())
     return record

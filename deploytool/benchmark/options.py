@@ -39,7 +39,8 @@ class LoadOptions(Document):
     Closed loop: `concurrency` requests are in flight. Open loop, where there are `rate`s: so many requests
     are due a second, `in_flight` at most at once. `min_samples` lets a cell go on to `max_duration_s`
     (None: ten times its duration). `checks` answers of a cell are looked into. `profile` varies an open
-    loop's rate: (seconds from the start of the warm-up, factor), straight lines between.
+    loop's rate: (seconds from the start of the warm-up, factor), straight lines between. `workers`: load from so
+    many other hosts; 0: from this one.
     """
 
     batch: tuple[int, ...] = (1, 8, 32)
@@ -54,6 +55,7 @@ class LoadOptions(Document):
     warmup_s: float = Field(default=3.0, ge=0, le=86400)
     timeout_s: float = Field(default=60.0, gt=0, le=3600)
     processes: int = Field(default=1, ge=1, le=64)
+    workers: int = Field(default=0, ge=0, le=256)
     calibration: bool = True
     checks: int = Field(default=8, ge=0, le=1000)
     corpus: Path | None = None

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from deploytool.benchmark.options import LoadOptions, Point
 from deploytool.endpoint import EndpointError, Unreachable
 from deploytool.errors import Unhealthy
 from deploytool.identity import is_alive
 from deploytool.loadgen.plan import Live
+from deploytool.records import Cell, Latency, PhaseMemory
 from deploytool.targets import Resolved
 from deploytool.wire.answers import parse_embeddings
 
@@ -78,3 +80,33 @@ def listens(url: str) -> bool:
     ):
         return True
     return False
+
+
+def unmeasured(point: Point, options: LoadOptions, reason: str, memory: PhaseMemory) -> Cell:
+    """The cell of a point for which there was nothing to measure, with the reason."""
+    return Cell(
+        batch=point.batch,
+        concurrency=point.concurrency,
+        mode="closed" if point.rate is None else "open",
+        rate=point.rate,
+        arrivals=None if point.rate is None else options.arrivals,
+        state="failed",
+        reason=reason,
+        requests=0,
+        duration_s=0.0,
+        qps=0.0,
+        texts_per_s=0.0,
+        latency_ms=Latency(),
+        vram_reason=memory.vram_reason or "this cell was not measured",
+        notes=[],
+    )
+
+
+def restarted(target: Resolved, cell: Cell) -> str | None:
+    """Why the server that ended the cell is not the one that began it, where that is so."""
+    deployment = target.deployment
+    if deployment is not None and deployment.process is not None and not is_alive(deployment.process):
+        return f"the server's process {deployment.process.pid} is gone"
+    if cell.server is not None and cell.server.restarted:
+        return "the server was restarted: its metrics tell another start of its process"
+    return None

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Callable
 
-from deploytool import samples
 from deploytool.benchmark import opening, surroundings
-from deploytool.benchmark.checking import AnswerChecker
-from deploytool.benchmark.options import LoadOptions, Point, Progress
-from deploytool.benchmark.proving import Proof, death_of, prove
-from deploytool.benchmark.scraping import Scraper
+from deploytool.benchmark.grid import LoadRun
+from deploytool.benchmark.keeping import disk_errors
+from deploytool.benchmark.options import LoadOptions, Progress
 from deploytool.calibrations.learning import from_load, keep
-from deploytool.errors import DeploytoolError, NotAvailable, Unhealthy
-from deploytool.identity import is_alive
-from deploytool.loadgen import child, measured, null_server, validity, work
-from deploytool.loadgen.plan import CellPlan, Live
-from deploytool.records import Cell, Latency, PhaseMemory, RunRecord
+from deploytool.errors import BadInput
+from deploytool.loadgen import child, work
+from deploytool.loadgen.plan import Spread
+from deploytool.records import RunRecord
 from deploytool.store import Store
 from deploytool.targets import Resolved
-
-SETTLE_S = 0.5
-BROKEN = frozenset({"refused", "reset", "timeout", "connect", "tls"})
 
 
 def run_load(
@@ -35,6 +26,7 @@ def run_load(
     *,
     resume: RunRecord | None = None,
     make: Callable[..., LoadRun] | None = None,
+    spread: Spread | None = None,
 ) -> RunRecord:
     """Measure every cell of the grid (with `resume`: every one that it lacks) and return the stored record.
 
@@ -43,6 +35,11 @@ def run_load(
     Unhealthy (the target does not answer the first request, or not as it should).
     """
     child.require()
+    if options.workers != (spread.workers if spread is not None else 0):
+        raise BadInput(
+            f"the load is to come from {options.workers} workers on other hosts, and there is no master for them",
+            hint="--master HOST:PORT with --expect-workers or --workers, as in the run before",
+        )
     the_work = work.prepare(
         file=options.corpus,
         text_tokens=options.text_tokens,
@@ -55,8 +52,9 @@ def run_load(
     folder = store.run_folder(record.id)
     record.folder = str(folder)
     run = (make or LoadRun)(target, options, the_work, store, progress, record, folder)
+    run.spread = spread
     try:
-        with _disk_errors(folder):
+        with disk_errors(folder):
             run.write_bodies()
         run.prove_first()
     except BaseException:
@@ -77,233 +75,3 @@ def exit_code(record: RunRecord) -> int:
     if record.state == "interrupted":
         return 130
     return 0 if record.state == "finished" and all(cell.state == "done" for cell in record.cells) else 1
-
-
-class LoadRun:
-    """The state of a run while it is measured."""
-
-    def __init__(
-        self,
-        target: Resolved,
-        options: LoadOptions,
-        the_work: work.Work,
-        store: Store,
-        progress: Progress,
-        record: RunRecord,
-        folder: Path,
-    ) -> None:
-        self.target, self.options, self.work = target, options, the_work
-        self.store, self.progress, self.record, self.folder = store, progress, record, folder
-        self.memory = surroundings.Memory(target, list(record.memory))
-        timeline = folder / "memory.parquet"
-        self.earlier_rows = samples.read(timeline) if timeline.exists() else []
-        self.parts = folder / "parts"
-        self.proofs: dict[int, Proof] = {}
-        measured_cells = {cell.name for cell in record.cells}
-        self.missing = [point for point in options.cells if point.name not in measured_cells]
-        self.scraper = Scraper(target)
-        self.checker = AnswerChecker(target, surroundings.tokenizer_of(target), options.timeout_s)
-        self.null_url = ""
-
-    def bodies(self, batch: int) -> Path:
-        return self.folder / f"bodies-{batch}.jsonl"
-
-    def write_bodies(self) -> None:
-        for batch in dict.fromkeys(point.batch for point in self.missing):
-            self.work.write_bodies(self.bodies(batch), batch, self.target.model)
-
-    def remove_bodies(self) -> None:
-        for batch in self.options.batch:
-            self.bodies(batch).unlink(missing_ok=True)
-
-    def prove_first(self) -> None:
-        """One request of the first batch size; Unhealthy where nothing answers: no empty run is kept."""
-        self.memory.phase("idle")
-        self.memory.settle(SETTLE_S)
-        try:
-            if self.missing and self.prove(self.missing[0].batch).gone:
-                raise Unhealthy(
-                    f"{self.target.url} does not answer: {self.proofs[self.missing[0].batch].problem}",
-                    hint="is it running, and is the address right? `deploytool ps` lists deployments",
-                )
-        except BaseException:
-            self.memory.stop()
-            raise
-
-    def prove(self, batch: int) -> Proof:
-        proof = prove(self.target, self.bodies(batch), batch, self.options.timeout_s)
-        self.proofs[batch] = proof
-        return proof
-
-    def measure(self) -> None:
-        """All missing cells; the record is stored after each and at the end, whatever ends it."""
-        self.progress.begins(self.record, len(self.missing))
-        try:
-            for point in self.missing:
-                if point.batch not in self.proofs:
-                    self.prove(point.batch)
-            self.memory.phase("loaded")
-            self.memory.settle(SETTLE_S)
-            with _disk_errors(self.folder), self._null_server():
-                self._cells()
-        except KeyboardInterrupt:
-            self.record.state, self.record.reason = "interrupted", "Ctrl-C"
-        except DeploytoolError as error:
-            self.record.state, self.record.reason = "failed", error.message
-            raise
-        finally:
-            self._close()
-
-    @contextlib.contextmanager
-    def _null_server(self) -> Iterator[None]:
-        if not self.options.calibration:
-            yield
-            return
-        with null_server.running() as self.null_url:
-            yield
-
-    def _cells(self) -> None:
-        gone: str | None = None
-        clean = True
-        for number, point in enumerate(self.missing, start=1):
-            if gone is None:
-                proof = self.proofs[point.batch] if clean else self.prove(point.batch)
-                gone = proof.problem if proof.gone else None
-            problem = f"the target was gone before this cell: {gone}" if gone else proof.problem
-            self.progress.cell(number, point.name)
-            if problem:
-                cell = _unmeasured(point, self.options, problem, self.memory.peak("idle"))
-            else:
-                cell = self._cell(point)
-                clean = cell.state == "done" and not BROKEN & cell.errors.keys()
-                if cell.state == "interrupted" and not cell.duration_s:
-                    raise KeyboardInterrupt  # nothing of it was measured
-            self.record.cells.append(cell)
-            self._store()
-            self.progress.done(cell)
-            if cell.state == "interrupted":
-                raise KeyboardInterrupt
-        if gone or not any(cell.state == "done" for cell in self.record.cells):
-            self.record.state, self.record.reason = "failed", gone or "no cell could be measured"
-        else:
-            self.record.state = "finished"
-
-    def _plan(self, point: Point) -> CellPlan:
-        host, path = surroundings.address(self.target)
-        options = self.options
-        processes = options.processes if point.rate is not None else min(options.processes, point.concurrency)
-        return CellPlan(
-            batch=point.batch,
-            concurrency=point.concurrency,
-            host=host,
-            path=path,
-            warmup_s=options.warmup_s,
-            duration_s=options.duration_s,
-            timeout_s=options.timeout_s,
-            bodies=self.bodies(point.batch),
-            folder=self.folder / "cells" / point.name.replace(" ", "-"),
-            rate=point.rate,
-            arrivals=options.arrivals,
-            profile=options.profile,
-            seed=options.seed,
-            processes=processes,
-            min_samples=options.min_samples,
-            max_duration_s=options.longest_window_s,
-            null_url=self.null_url if self.proofs[point.batch].size else "",
-            null_bytes=self.proofs[point.batch].size,
-            checks=options.checks,
-        )
-
-    def _cell(self, point: Point) -> Cell:
-        plan = self._plan(point)
-        shutil.rmtree(plan.folder, ignore_errors=True)
-        phase = f"load {plan.name}"
-        self.memory.phase(phase)
-        with self.scraper.scraping():
-            outcome = child.run_cell(plan, self.target.api_key, self._watch)
-        memory = self.memory.peak(phase)
-        found = measured.read_samples([plan.samples(rank) for rank in range(plan.processes)])
-        self.parts.mkdir(exist_ok=True)
-        part = self.parts / f"{plan.folder.name}.parquet"
-        samples.write(part, samples.REQUESTS, found.rows(plan, outcome.window))
-        cell = measured.cell_of(plan, outcome, found, memory)
-        cell.server = self.scraper.between(outcome.window)
-        if cell.state == "done":
-            cell.energy_j_per_1m_tokens = surroundings.energy_of(self.memory.rows(), outcome.window, cell)
-            if self.options.checks:
-                self.memory.phase("checking answers")
-                cell.answers = self.checker.check(plan)
-            cell.validity = validity.judge(cell, found, outcome.window, memory, self._restarted(cell))
-            shutil.rmtree(plan.folder, ignore_errors=True)  # its samples are in the part now
-        return cell
-
-    def _restarted(self, cell: Cell) -> str | None:
-        """Why the server that ended the cell is not the one that began it, where that is so."""
-        deployment = self.target.deployment
-        if deployment is not None and deployment.process is not None and not is_alive(deployment.process):
-            return f"the server's process {deployment.process.pid} is gone"
-        if cell.server is not None and cell.server.restarted:
-            return "the server was restarted: its metrics tell another start of its process"
-        return None
-
-    def _watch(self, live: Live) -> str | None:
-        self.progress.live(live)
-        return death_of(self.target, live)
-
-    def _store(self) -> None:
-        """Samples first, then the record: a cell that the record names has its samples."""
-        if self.parts.is_dir():
-            parts = sorted(self.parts.glob("*.parquet"), key=lambda path: path.stat().st_mtime_ns)
-            samples.concat(self.folder / "samples.parquet", parts, samples.REQUESTS)
-        self._write_memory()
-        self.record.memory = self.memory.summary()
-        self.store.update_run(self.record)
-
-    def _close(self) -> None:
-        self.memory.stop()
-        if self.record.state == "running":  # an error that is none of ours is on its way
-            self.record.state, self.record.reason = "failed", "deploytool failed; see its message"
-        self.record.finished_at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        self.record.memory = self.memory.summary()
-        self.remove_bodies()
-        self.store.update_run(self.record)
-        with contextlib.suppress(OSError):
-            (self.folder / "cells").rmdir()  # stays where a failed cell left its log
-        if all(cell.state == "done" for cell in self.record.cells) and self.record.state == "finished":
-            shutil.rmtree(self.parts, ignore_errors=True)
-        self._write_memory()
-
-    def _write_memory(self) -> None:
-        rows = self.earlier_rows + self.memory.rows()
-        if rows:
-            samples.write(self.folder / "memory.parquet", samples.MEMORY, rows)
-
-
-@contextlib.contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise NotAvailable(
-            f"cannot write in {folder}: {error.strerror or error}",
-            hint="free space there or move the data folder with DEPLOYTOOL_HOME; --resume goes on",
-        ) from error
-
-
-def _unmeasured(point: Point, options: LoadOptions, reason: str, memory: PhaseMemory) -> Cell:
-    return Cell(
-        batch=point.batch,
-        concurrency=point.concurrency,
-        mode="closed" if point.rate is None else "open",
-        rate=point.rate,
-        arrivals=None if point.rate is None else options.arrivals,
-        state="failed",
-        reason=reason,
-        requests=0,
-        duration_s=0.0,
-        qps=0.0,
-        texts_per_s=0.0,
-        latency_ms=Latency(),
-        vram_reason=memory.vram_reason or "this cell was not measured",
-        notes=[],
-    )

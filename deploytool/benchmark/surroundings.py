@@ -122,6 +122,10 @@ class Memory:
     def peak(self, phase: str) -> PhaseMemory:
         return self._sampler.peak(phase) if self._sampler else _unknown(phase)
 
+    def now(self) -> PhaseMemory:
+        """The present phase so far."""
+        return self.peak(self._names[-1]) if self._names else _unknown("")
+
     def summary(self) -> list[PhaseMemory]:
         """Every phase, with those of an earlier part of the run that were not repeated first."""
         now = self._sampler.summary() if self._sampler else [_unknown(name) for name in self._names]

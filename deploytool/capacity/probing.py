@@ -6,7 +6,6 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from deploytool import samples
@@ -109,7 +108,7 @@ class ProbeRun(LoadRun):
     def _requests(self, plan: CellPlan, cell: Cell) -> Requests:
         """The window's requests, from the part of the samples that was just written."""
         found = Requests(window_s=cell.duration_s)
-        path: Path = self.parts / f"{plan.folder.name}.parquet"
+        path = self.kept.part(plan.folder.name)
         if not path.is_file():
             return found
         for row in samples.stream(path, ("phase", "start_ns", "latency_ns", "error")):

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deploytool.cli.given import seconds, terminate_as_interrupt
+from deploytool.cli.given import endpoint, terminate_as_interrupt
+from deploytool.cli.load_given import numbers, rates, seconds_or_none, with_scenario
+from deploytool.cli.load_hosts import hosts_given, serve, spread
 from deploytool.cli.output import emit, note, say
 from deploytool.errors import BadInput
 
 if TYPE_CHECKING:
+    from deploytool.loadgen.plan import Spread
     from deploytool.records import RunRecord
     from deploytool.store import Store
     from deploytool.targets import Resolved
@@ -68,6 +71,43 @@ def load(
     processes: Annotated[
         int | None, typer.Option("--processes", metavar="N", help="Load processes. [default: 1]")
     ] = None,
+    master: Annotated[
+        str | None,
+        typer.Option(
+            "--master",
+            metavar="HOST:PORT",
+            help="Lead workers on other hosts, which connect to this address.",
+        ),
+    ] = None,
+    expect_workers: Annotated[
+        int | None,
+        typer.Option("--expect-workers", metavar="N", min=1, max=256, help="How many it waits for."),
+    ] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(
+            "--workers", metavar="HOST,...", help="Start the workers on these hosts, with --master."
+        ),
+    ] = None,
+    worker_shell: Annotated[
+        str | None,
+        typer.Option(
+            "--worker-shell",
+            metavar="COMMAND",
+            help='How. [default: "ssh -o BatchMode=yes {host} deploytool"]',
+        ),
+    ] = None,
+    worker: Annotated[
+        str | None,
+        typer.Option("--worker", metavar="HOST:PORT", help="Make load on TARGET for the master there."),
+    ] = None,
+    worker_name: Annotated[
+        str | None, typer.Option("--worker-name", metavar="NAME", help="[default: this machine's name]")
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option("--token-file", metavar="FILE", help="What master and workers share; - is stdin."),
+    ] = None,
     no_calibration: Annotated[
         bool, typer.Option("--no-calibration", help="Skip the second at a null server before each cell.")
     ] = False,
@@ -82,7 +122,9 @@ def load(
     corpus: Annotated[
         Path | None,
         typer.Option(
-            "--corpus", metavar="FILE", help="Texts: .txt, one a line, or .jsonl. [default: built in]"
+            "--corpus",
+            metavar="PATH",
+            help="Texts: .txt, one a line; .jsonl; a BEIR folder. [default: built in]",
         ),
     ] = None,
     text_tokens: Annotated[
@@ -121,32 +163,43 @@ def load(
     Ctrl-C keeps the finished cells; --resume RUN goes on. Exit code 1 where a cell could not be measured.
     """
     given: dict[str, Any] = {
-        "batch": _numbers("--batch", batch),
-        "concurrency": _numbers("--concurrency", concurrency),
-        "rate": _rates(rate),
+        "batch": numbers("--batch", batch),
+        "concurrency": numbers("--concurrency", concurrency),
+        "rate": rates(rate),
         "arrivals": arrivals,
         "in_flight": in_flight,
-        "duration_s": _seconds("--duration", duration),
+        "duration_s": seconds_or_none("--duration", duration),
         "min_samples": min_samples,
-        "max_duration_s": _seconds("--max-duration", max_duration),
+        "max_duration_s": seconds_or_none("--max-duration", max_duration),
         "processes": processes,
         "calibration": False if no_calibration else None,
         "checks": checks,
-        "warmup_s": _seconds("--warmup", warmup),
-        "timeout_s": _seconds("--timeout", timeout),
+        "warmup_s": seconds_or_none("--warmup", warmup),
+        "timeout_s": seconds_or_none("--timeout", timeout),
         "corpus": corpus,
         "text_tokens": text_tokens,
         "encoding": encoding,
         "seed": seed,
     }
-    given = _with_scenario({name: value for name, value in given.items() if value is not None}, scenario)
+    hosts = hosts_given(master, expect_workers, workers, worker_shell, worker, worker_name, token_file)
+    if hosts.count:
+        given["workers"] = hosts.count
+    given = with_scenario({name: value for name, value in given.items() if value is not None}, scenario)
+    if hosts.count and repeats > 1:
+        raise BadInput(
+            "--repeats is for one host", hint="run the command again; `compare` takes several runs"
+        )
     if resume and repeats > 1:
         raise BadInput("--resume goes on with one run", hint="leave --repeats out")
     from deploytool.store import Store
 
     terminate_as_interrupt()
     with Store() as store:
-        records = _measure(store, target, given, resume, model, api_key_file, repeats)
+        resolved = endpoint(target, store, model=model, api_key_file=api_key_file)
+        if hosts.worker:
+            return serve(hosts, resolved)
+        with spread(hosts, target) as over:
+            records = _measure(store, resolved, given, resume, repeats, over)
     record = records[-1]
     from deploytool.benchmark import exit_code
 
@@ -154,31 +207,13 @@ def load(
     return max(map(exit_code, records))
 
 
-def _with_scenario(given: dict[str, Any], scenario: str | None) -> dict[str, Any]:
-    """What was given, over what the scenario says; an open and a closed loop are not mixed."""
-    if "rate" in given and "concurrency" in given:
-        raise BadInput(
-            "--rate is an open loop, --concurrency a closed one",
-            hint="give one of them; --in-flight bounds an open loop",
-        )
-    if scenario is None:
-        return given
-    from deploytool.benchmark import scenario_values
-
-    values = scenario_values(scenario)
-    if "concurrency" in given:
-        values = {name: value for name, value in values.items() if name not in ("rate", "profile")}
-    return values | given
-
-
 def _measure(
     store: Store,
-    target: str,
+    target: Resolved,
     given: dict[str, Any],
     resume: str | None,
-    model: str | None,
-    key: Path | None,
     repeats: int,
+    over: Spread | None,
 ) -> list[RunRecord]:
     from deploytool.benchmark import LoadOptions, resume_options, run_load, run_series
     from deploytool.benchmark.options import options_from
@@ -186,23 +221,10 @@ def _measure(
 
     earlier = store.run(resume) if resume else None
     options: LoadOptions = resume_options(earlier, given) if earlier else options_from(given)
-    resolved = _resolved(store, target, model, key)
-    for line in resolved.notes:
-        note(f"note: {line}")
     with view(options) as progress:
         if repeats > 1:
-            return run_series(resolved, options, store, progress, repeats)
-        return [run_load(resolved, options, store, progress, resume=earlier)]
-
-
-def _resolved(store: Store, target: str, model: str | None, key: Path | None) -> Resolved:
-    from deploytool.targets import is_url, resolve
-
-    if not is_url(target):
-        from deploytool.deployment import refresh
-
-        refresh(store)
-    return resolve(target, store, api_key_file=key, model=model)
+            return run_series(target, options, store, progress, repeats)
+        return [run_load(target, options, store, progress, resume=earlier, spread=over)]
 
 
 def _print(record: RunRecord, as_json: bool) -> None:
@@ -214,28 +236,7 @@ def _print(record: RunRecord, as_json: bool) -> None:
         say(table.render(record).rstrip("\n"))
     kept = "saved" if record.state == "finished" else f"{record.state}; what was measured is saved"
     again = "" if record.state == "finished" else f"; to go on: the same command with --resume {record.id}"
+    void = [cell.name for cell in record.cells if cell.state == "done" and not cell.stands]
+    if void and not again:
+        again = f"; to repeat what is void ({', '.join(void)}): the same command with --resume {record.id}"
     note(f"run {record.id} {kept}{again}; next: deploytool report {record.id}")
-
-
-def _numbers(option: str, text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise BadInput(
-            f"{option} {text!r} is no list of whole numbers", hint=f"for example {option} 1,8,32"
-        ) from error
-
-
-def _rates(text: str | None) -> tuple[float, ...] | None:
-    if text is None:
-        return None
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise BadInput(f"--rate {text!r} is no list of numbers", hint="for example --rate 50,100") from error
-
-
-def _seconds(option: str, text: str | None) -> float | None:
-    return None if text is None else seconds(option, text)

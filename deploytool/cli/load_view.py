@@ -1,4 +1,4 @@
-"""How a running load is shown on stderr: one live line on a terminal, plain lines elsewhere."""
+"""How a running load is shown on stderr: the grid as it fills up on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from deploytool.cli.load_screen import Grid, status
 from deploytool.cli.output import note
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class PlainView:
             self.note(self.line(live))
 
     def line(self, live: Live) -> str:
-        """Where the run is: the live P99 is from Locust's buckets, hence the "~"."""
+        """Where the run is: the live P99 is of the last few hundred requests, hence the "~"."""
         left = live.left_s + (self.total - self.number) * self.cell_s
         parts = [f"cell {self.number}/{self.total} {self.name}", live.phase]
         if live.qps is not None:
@@ -84,19 +85,39 @@ class PlainView:
 
 
 class TerminalView(PlainView):
-    """A line that is written over, finished cells above it."""
+    """The grid and the present cell, written over; what is said meanwhile stands above."""
 
     def __init__(self, options: LoadOptions, screen: Any) -> None:
         super().__init__(options)
         self.screen = screen
+        self.grid = Grid(options.cells)
 
     def note(self, line: str) -> None:
         self.screen.console.print(line, markup=False, soft_wrap=True)
 
+    def begins(self, record: RunRecord, cells: int) -> None:
+        super().begins(record, cells)
+        self.grid.cells = {cell.name: cell for cell in record.cells if cell.stands}
+
+    def cell(self, number: int, name: str) -> None:
+        super().cell(number, name)
+        if all(point.name != name for point in self.grid.points):  # a search chooses its cells as it goes
+            self.grid.points = []
+        self.grid.now = name
+
     def live(self, live: Live) -> None:
+        from rich.console import Group
         from rich.text import Text
 
-        self.screen.update(Text(self.line(live), overflow="ellipsis", no_wrap=True))
+        left = live.left_s + (self.total - self.number) * self.cell_s
+        where = Text(f"cell {self.number}/{self.total} {self.name}, {_time(left)} left", style="dim")
+        table = self.grid.table()
+        self.screen.update(Group(*([table] if table else []), status(live), where))
+
+    def done(self, cell: Cell) -> None:
+        self.grid.cells[cell.name] = cell
+        self.grid.now = ""
+        super().done(cell)
 
 
 def _time(seconds: float) -> str:

@@ -20,20 +20,26 @@ def report(
             "-o", "--output", metavar="FILE", help="Where to; - is stdout. [default: report-RUN.html]"
         ),
     ] = None,
+    slo: Annotated[
+        str | None,
+        typer.Option("--slo", metavar="CONDITIONS", help='Show it: "p99<=150ms,errors<=0.1%".'),
+    ] = None,
 ) -> None:
     """Write a run as one HTML file that opens offline."""
     from deploytool import samples
     from deploytool.cli.files import STDOUT, check_output, write_output
     from deploytool.reports import html, wording
     from deploytool.store import Store
+    from deploytool.thresholds import parse_slo
 
     check_output(output)
+    limits = parse_slo(slo) if slo is not None else None
     with Store() as store:
         record = store.run(run)
         folder = store.run_folder(record.id)
     requests = _rows(folder / "samples.parquet", html.REQUEST_COLUMNS)
     memory = _rows(folder / "memory.parquet", tuple(samples.MEMORY))
-    page = html.render(record, requests, memory)
+    page = html.render(record, requests, memory, limits)
     target = output or Path(f"report-{record.id}.html")
     write_output(target, page)
     if target != STDOUT:

@@ -29,6 +29,7 @@ class Format(StrEnum):
     csv = "csv"
     parquet = "parquet"
     markdown = "markdown"
+    openmetrics = "openmetrics"
 
 
 @app.command("list")
@@ -67,6 +68,8 @@ def show(run: Run = "latest", as_json: AsJson = False) -> None:
         _print_memory(record)
     _print_environment(record)
     say(f"raw samples: {_raw_files(folder) or 'none are kept'}")
+    if unfinished := sorted(folder.glob("cells/*/samples-*.csv")):
+        say(f"of a cell that did not end: {', '.join(map(str, unfinished))}")
 
 
 @app.command("export")
@@ -74,13 +77,15 @@ def export(
     run: Run = "latest",
     form: Annotated[
         Format,
-        typer.Option("--format", help="csv: a row a cell. parquet: every request. markdown: a comment."),
+        typer.Option(
+            "--format", help="csv: a row a cell. parquet: every request. openmetrics: a Pushgateway."
+        ),
     ] = Format.json,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Where to; - is stdout.")
     ] = None,
 ) -> None:
-    """Write a run as JSON, CSV, Markdown, or its raw samples as Parquet."""
+    """Write a run as JSON, CSV, Markdown, OpenMetrics, or its raw samples as Parquet."""
     from deploytool.cli.files import check_output, write_output
     from deploytool.store import Store
 
@@ -103,6 +108,10 @@ def _content(store: Store, record: RunRecord, form: Format, output: Path | None)
         from deploytool.reports import markdown
 
         return markdown.render(record)
+    if form is Format.openmetrics:
+        from deploytool.reports import openmetrics
+
+        return openmetrics.render(record)
     if output is None or (str(output) == "-" and sys.stdout.isatty()):
         raise BadInput("Parquet is binary and needs a file", hint="-o samples.parquet")
     return _samples(store.run_folder(record.id) / "samples.parquet", record)

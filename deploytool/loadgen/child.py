@@ -11,6 +11,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,12 +22,14 @@ from typing import Literal
 
 from deploytool.errors import missing_extra
 from deploytool.loadgen.plan import CellPlan, Live, Outcome
-from deploytool.loadgen.view import View, client_of, null_of, together
+from deploytool.loadgen.view import View, client_of, null_of, together, window_of
 from deploytool.paths import packaged
 
 SHARED_BYTES = 64  # a header, or a process's slot: as in loadtests/load_state.py
 WATCH_S = 0.25
+WORKERS_WAIT_S = 50  # for workers on other hosts; below the allowance for a start
 TERM_ALLOWANCE_S = 3.0
+LOG_HEAD = re.compile(r"^\[[^\]]*\] \S+/[A-Z]+/\S+: ")  # of Locust's log: time, machine, level, module
 MOST_CLIENTS = 900  # above about 1,000 open sockets FastHttpUser's pool cannot tell a live one (select)
 
 
@@ -48,12 +51,12 @@ def run_cell(plan: CellPlan, api_key: str | None, watch: Watch) -> Outcome:
     (plan.folder / "shared").write_bytes(bytes(SHARED_BYTES * (1 + plan.processes)))
     processes: list[subprocess.Popen[bytes]] = []
     try:
-        for rank in range(plan.processes):
+        for rank in range(1 if plan.spread else plan.processes):
             processes.append(_start(plan, rank, api_key))
         return _follow(plan, processes, watch)
     finally:
         for process in processes:
-            _end(process)
+            end(process)
 
 
 def _start(plan: CellPlan, rank: int, api_key: str | None) -> subprocess.Popen[bytes]:
@@ -63,7 +66,7 @@ def _start(plan: CellPlan, rank: int, api_key: str | None) -> subprocess.Popen[b
         return subprocess.Popen(
             _command(plan, rank, cell),
             cwd=plan.folder,  # Locust reads locust.conf and pyproject.toml from where it runs
-            env=_environment(plan, api_key),
+            env=environment(plan.folder, api_key, plan.spread.token if plan.spread else None),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -73,20 +76,35 @@ def _start(plan: CellPlan, rank: int, api_key: str | None) -> subprocess.Popen[b
 
 def _command(plan: CellPlan, rank: int, cell: Path) -> list[str]:
     users = str(plan.clients(rank))
+    spread = plan.spread
+    if spread is None:
+        how = ["--host", plan.host]
+    else:
+        users = str(plan.concurrency if plan.rate is None else spread.workers)
+        how = [
+            "--master", "--master-bind-host", spread.host, "--master-bind-port", str(spread.port),
+            "--expect-workers", str(spread.workers), "--expect-workers-max-wait", str(WORKERS_WAIT_S),
+        ]  # fmt: skip
     return [
-        sys.executable, "-m", "locust", "-f", str(packaged("loadtests") / "embeddings.py"),
-        "--headless", "--host", plan.host, "--users", users, "--spawn-rate", users, "--only-summary",
-        "--loglevel", "WARNING", "--exit-code-on-error", "0", "--cell", str(cell),
+        *locust(cell), "--headless", *how, "--users", users, "--spawn-rate", users, "--only-summary",
+        "--exit-code-on-error", "0",
     ]  # fmt: skip
 
 
-def _environment(plan: CellPlan, api_key: str | None) -> dict[str, str]:
+def locust(cell: Path) -> list[str]:
+    """Locust with our locustfile, as every load process runs it."""
+    file = packaged("loadtests") / "embeddings.py"
+    return [sys.executable, "-m", "locust", "-f", str(file), "--loglevel", "WARNING", "--cell", str(cell)]
+
+
+def environment(home: Path, api_key: str | None, token: str | None = None) -> dict[str, str]:
+    """What a load process inherits: secrets that it needs, and nothing that changes what is measured."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LOCUST_")}
-    kept.pop("DEPLOYTOOL_API_KEY", None)
-    if api_key is not None:
-        kept["DEPLOYTOOL_API_KEY"] = api_key
+    secrets = {"DEPLOYTOOL_API_KEY": api_key, "DEPLOYTOOL_LOAD_TOKEN": token}
+    kept = {name: value for name, value in kept.items() if name not in secrets}
+    kept |= {name: value for name, value in secrets.items() if value is not None}
     # Settings of the user's own Locust (~/.locust.conf) must not change what is measured.
-    return kept | {"HOME": str(plan.folder), "DEPLOYTOOL_LOAD_PARENT": str(os.getpid())}
+    return kept | {"HOME": str(home), "DEPLOYTOOL_LOAD_PARENT": str(os.getpid())}
 
 
 def _follow(plan: CellPlan, processes: list[subprocess.Popen[bytes]], watch: Watch) -> Outcome:
@@ -97,7 +115,7 @@ def _follow(plan: CellPlan, processes: list[subprocess.Popen[bytes]], watch: Wat
         while any(process.poll() is None for process in processes):
             for view in views:
                 view.read()
-            reason = watch(together(views)) or _dead(views, processes) or _overdue(views)
+            reason = watch(together(views)) or _dead(plan, views, processes) or _overdue(views)
             if reason:
                 state = "failed"
                 break
@@ -107,18 +125,22 @@ def _follow(plan: CellPlan, processes: list[subprocess.Popen[bytes]], watch: Wat
     except KeyboardInterrupt:
         state, reason = "interrupted", "Ctrl-C"
     for process in processes:
-        _end(process)
+        end(process)
     for view in views:
         view.read()
-    if state == "done" and (reason := _dead(views, processes)):
+    if state == "done" and (reason := _dead(plan, views, processes)):
         state = "failed"
     return Outcome(
-        state, reason, views[0].window(time.monotonic_ns()), client_of(views), null_of(plan, views)
+        state, reason, window_of(views, time.monotonic_ns()), client_of(views), null_of(plan, views)
     )
 
 
-def _dead(views: list[View], processes: list[subprocess.Popen[bytes]]) -> str | None:
-    """Which load process ended before its work did."""
+def _dead(plan: CellPlan, views: list[View], processes: list[subprocess.Popen[bytes]]) -> str | None:
+    """Which load process ended before its work did. Of workers on other hosts their master tells."""
+    if plan.spread is not None:
+        status = processes[0].poll()
+        gone = f"the load's master ended early ({status_words(status)}){_last_line(plan.log(0))}"
+        return gone if status else None
     for view, process in zip(views, processes, strict=True):
         status = process.poll()
         if status is None:
@@ -128,7 +150,7 @@ def _dead(views: list[View], processes: list[subprocess.Popen[bytes]]) -> str | 
             which = (
                 f"load process {view.rank + 1} of {len(views)}" if len(views) > 1 else "the load generator"
             )
-            return f"{which} ended early ({_status(status)}){_last_line(view.plan.log(view.rank))}"
+            return f"{which} ended early ({status_words(status)}){_last_line(view.plan.log(view.rank))}"
     return None
 
 
@@ -137,7 +159,7 @@ def _overdue(views: list[View]) -> str | None:
     return f"the load generator did not end in time{_last_line(late.plan.log(late.rank))}" if late else None
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[bytes]) -> None:
     """End the child and whatever it started: SIGTERM, a bounded wait, SIGKILL to its group."""
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
@@ -150,7 +172,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _status(status: int | None) -> str:
+def status_words(status: int | None) -> str:
     if status is None:
         return "it was stopped"
     return f"signal {signal.Signals(-status).name}" if status < 0 else f"exit code {status}"
@@ -158,5 +180,5 @@ def _status(status: int | None) -> str:
 
 def _last_line(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
-    words = [line for line in lines if line]
+    words = [LOG_HEAD.sub("", line) for line in lines if line]
     return f": {words[-1][:300]}" if words else ""

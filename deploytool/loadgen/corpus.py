@@ -20,6 +20,7 @@ BUILT_IN = "built in"
 MOST_TEXTS = 200_000
 SENTENCES = (1, 1, 1, 2, 2, 3, 4)  # sentences in one text, each as likely as another
 CODE_SHARE = 0.2
+BEIR_FILE = "corpus.jsonl"
 TEXT_FIELDS = ("text", "contents", "content", "input", "sentence", "body")
 
 
@@ -56,14 +57,18 @@ def _code(chance: random.Random) -> str:
 def from_file(path: Path) -> list[str]:
     """The texts of a .txt (one a line) or .jsonl file (strings, or objects with a text field).
 
-    Raises InvalidFile with every bad line, BadInput where there is nothing to send.
+    Of a folder as BEIR lays it out: its `corpus.jsonl`. Raises InvalidFile with every bad line, BadInput
+    where there is nothing to send.
     """
+    if path.is_dir():
+        path = path / BEIR_FILE
     try:
         with path.open(encoding="utf-8") as file:
             lines = list(itertools.islice(file, MOST_TEXTS))
     except OSError as error:
         raise BadInput(
-            f"cannot read the corpus {path}: {error.strerror}", hint="give --corpus FILE, .txt or .jsonl"
+            f"cannot read the corpus {path}: {error.strerror}",
+            hint="give --corpus a .txt or .jsonl file, or a BEIR folder",
         ) from error
     except UnicodeDecodeError as error:
         raise BadInput(f"{path} is not UTF-8 text ({error})", hint="convert it to UTF-8") from error

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -15,10 +16,25 @@ SLACK_S = 10.0
 
 
 @dataclass(frozen=True)
+class Spread:
+    """A load from several hosts: where its master listens for how many workers, which know the token.
+
+    `fault` says why a worker that was started from here cannot come any more.
+    """
+
+    host: str
+    port: int
+    workers: int
+    token: str = field(repr=False)
+    fault: Callable[[], str | None] = lambda: None
+
+
+@dataclass(frozen=True)
 class CellPlan:
     """What the load processes of one cell are to do.
 
     `folder` is its own and new; `bodies` holds one serialised request a line. `rate` None: closed loop.
+    `spread`: its `processes` are workers on other hosts; `last`: no other cell follows that they wait for.
     """
 
     batch: int
@@ -40,6 +56,8 @@ class CellPlan:
     null_url: str = ""
     null_bytes: int = 0
     checks: int = 0
+    spread: Spread | None = None
+    last: bool = False
 
     @property
     def name(self) -> str:
@@ -74,6 +92,9 @@ class CellPlan:
 
     def document(self, rank: int) -> dict[str, Any]:
         return {
+            "role": "master" if self.spread else "alone",
+            "folder": str(self.folder),
+            "last": self.last,
             "rank": rank,
             "processes": self.processes,
             "shared": str(self.folder / "shared"),
@@ -102,7 +123,11 @@ class CellPlan:
 
 
 class Live(NamedTuple):
-    """How a cell is doing, for watching: `p99_ms` is of the last few hundred, `qps` over half a second."""
+    """How a cell is doing, for watching: `p99_ms` is of the last few hundred, `qps` over half a second.
+
+    `cpu_percent` (of a core) and `lag_ms` are those of the load process that fares worst; `memory_kind` is
+    VRAM or RSS, its peak in this cell so far.
+    """
 
     phase: Literal["starting", "calibration", "warm-up", "measuring", "last answers"]
     left_s: float
@@ -111,6 +136,10 @@ class Live(NamedTuple):
     qps: float | None = None
     p99_ms: float | None = None
     quiet_s: float = 0.0  # since the last success
+    cpu_percent: float | None = None
+    lag_ms: float | None = None
+    memory_mib: float | None = None
+    memory_kind: str = ""
 
 
 class Outcome(NamedTuple):

@@ -22,6 +22,8 @@ CEILING_MOST_SHARE = 0.5
 SAMPLES_LEAST = 72  # from which on P95 has a confidence interval
 DRIFT_MOST_SHARE = 0.1
 MEMORY_GAP_MOST_MS = 2000.0
+CLOCK_MOVED_MOST_MS = 5.0
+CLOCK_UNCERTAIN_SHARE = 0.01  # of the window
 
 
 def judge(
@@ -33,9 +35,10 @@ def judge(
 ) -> Validity:
     """The verdict on a finished cell, with every reason."""
     void = [restarted] if restarted else []
-    void += _client(cell) + _schedule(cell)
+    void += _workers(cell) + _client(cell) + _schedule(cell)
     late, suspect = _lag(cell)
     void += late
+    suspect += _clocks(cell)
     suspect += _load_kept_up(cell)
     if cell.requests < SAMPLES_LEAST:
         suspect.append(
@@ -48,6 +51,29 @@ def judge(
     if cell.answers is not None and cell.answers.wrong:
         void.append(f"{cell.answers.wrong} of {cell.answers.answers} checked answers were wrong")
     return Validity(verdict="void" if void else "suspect" if suspect else "valid", reasons=void + suspect)
+
+
+def _workers(cell: Cell) -> list[str]:
+    """Load from several hosts: who was lost, with what share, and whose clock was set meanwhile."""
+    share = 100 / max(1, len(cell.client))
+    reasons = [
+        f"the worker {one.host} was lost ({one.lost}): {share:.0f} % of the load was missing from then on"
+        for one in cell.client
+        if one.lost
+    ]
+    return reasons + [
+        f"the clock of the worker {one.host} moved by {one.clock_moved_ms:,.0f} ms against the master's"
+        for one in cell.client
+        if (one.clock_moved_ms or 0) > CLOCK_MOVED_MOST_MS
+    ]
+
+
+def _clocks(cell: Cell) -> list[str]:
+    """A window whose edges are not the same on all hosts counts requests that were made in another load."""
+    most = max((one.clock_uncertain_ms or 0 for one in cell.client), default=0.0)
+    if most <= CLOCK_UNCERTAIN_SHARE * 1000 * cell.duration_s:
+        return []
+    return [f"the workers' clocks are only known to {most:.3g} ms: the network to them is slow"]
 
 
 def _client(cell: Cell) -> list[str]:

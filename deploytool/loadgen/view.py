@@ -19,6 +19,7 @@ class View:
         self.began_ns = time.monotonic_ns()
         self.document: dict[str, Any] = {}
         self.qps: float | None = None
+        self.cpu_percent: float | None = None
         self.last_success_ns = self.began_ns
 
     def read(self) -> None:
@@ -31,7 +32,9 @@ class View:
             return
         succeeded = new["requests"] - new["errors"] - (before.get("requests", 0) - before.get("errors", 0))
         if before:
-            self.qps = max(0.0, succeeded * 1e9 / (new["now_ns"] - before["now_ns"]))
+            seconds = (new["now_ns"] - before["now_ns"]) / 1e9
+            self.qps = max(0.0, succeeded / seconds)
+            self.cpu_percent = 100 * max(0.0, new["cpu_total_s"] - before["cpu_total_s"]) / seconds
         if succeeded > 0 or not before:
             self.last_success_ns = new["now_ns"]
 
@@ -49,8 +52,9 @@ class View:
 
 def together(views: Sequence[View]) -> Live:
     """All processes of a cell as one."""
-    plan, first = views[0].plan, views[0].document
-    if not first:
+    plan = views[0].plan
+    first = next((view.document for view in views if view.document), None)
+    if first is None:
         return Live("starting", plan.warmup_s + plan.duration_s)
     now = time.monotonic_ns()
     start, end = first["window_start_ns"], first["window_end_ns"]
@@ -67,23 +71,36 @@ def together(views: Sequence[View]) -> Live:
         sum(document["requests"] for document in seen), sum(document["errors"] for document in seen),
         sum(rates) if rates else None, max(tails) if tails else None,
         (now - max(view.last_success_ns for view in views)) / 1e9,
+        max((view.cpu_percent for view in views if view.cpu_percent is not None), default=None),
+        max((document["lag_recent_ms"] for document in seen), default=None),
     )  # fmt: skip
 
 
+def window_of(views: Sequence[View], now_ns: int) -> tuple[int, int] | None:
+    """The measured time, which all processes share."""
+    return next((window for view in views if (window := view.window(now_ns))), None)
+
+
 def client_of(views: Sequence[View]) -> tuple[ClientProcess, ...]:
-    """The health of every process that ended in order."""
+    """The health of every process that ended in order, and of workers that were lost."""
     found = []
     for view in views:
-        seconds, lag = view.document.get("cpu_s"), view.document.get("lag_ms") or {}
-        if seconds is None:
+        document = view.document
+        seconds, lag, clock = document.get("cpu_s"), document.get("lag_ms") or {}, document.get("clock") or {}
+        if seconds is None and "lost" not in document:
             continue
-        window_ns = view.document["window_end_ns"] - view.document["window_start_ns"]
+        window_ns = document["window_end_ns"] - document["window_start_ns"]
         found.append(
             ClientProcess(
-                cpu_percent=round(100e9 * seconds / window_ns, 1),
+                cpu_percent=None if seconds is None else round(100e9 * seconds / window_ns, 1),
                 lag_p50_ms=lag.get("p50"),
                 lag_p99_ms=lag.get("p99"),
                 lag_max_ms=lag.get("max"),
+                host=document.get("host"),
+                lost=document.get("lost"),
+                clock_offset_ms=clock.get("offset_ms"),
+                clock_uncertain_ms=clock.get("uncertain_ms"),
+                clock_moved_ms=clock.get("moved_ms"),
             )
         )
     return tuple(found)

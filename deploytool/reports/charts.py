@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from deploytool.records import RunRecord
-from deploytool.reports import curve, heat, phases, spread, wording
+from deploytool.records import Cell, RunRecord
+from deploytool.reports import curve, heat, phases, slo, spread, wording
 from deploytool.reports.markup import Child, Markup, element
 from deploytool.reports.parts import paragraph, scrolled, section
 from deploytool.reports.reduction import Histogram, Key, Timeline
 from deploytool.reports.wording import figure
+from deploytool.thresholds import Threshold
 
 MOST_PAIRED = 9  # heat maps with more columns stand below each other
 
 
-def curves(record: RunRecord) -> Markup:
+def curves(record: RunRecord, limits: Sequence[Threshold] = ()) -> Markup:
     tail = wording.tail(record.cells)
-    drawn = [curve.draw(record.cells, percentile) for percentile in dict.fromkeys(["p50", tail])]
+    drawn = [
+        curve.draw(record.cells, percentile, slo.limit_ms(limits, percentile))
+        for percentile in dict.fromkeys(["p50", tail])
+    ]
     shown = [element("figure", chart) for chart in drawn if chart]
     if not shown:
         return section("curve", "Latency against throughput", paragraph("No cell has a latency.", "missing"))
     words = (
-        "Each point is one cell: right is more throughput, low is less waiting. Along a line the number of "
-        "clients grows (c4: four requests in flight); where a line turns upwards, the server is saturated."
+        "Each point is one cell: right is more throughput, low is less waiting. Along a line the load grows "
+        "(c4: four requests in flight; 50/s: so many due a second); where a line turns upwards, the server is "
+        "saturated. The bars through the points are 95 % confidence intervals within the run."
     )
     if tail != "p99":
         words += f" The tail is shown as {tail.upper()}: most cells have too few samples for P99."
@@ -33,24 +38,31 @@ def curves(record: RunRecord) -> Markup:
     )
 
 
-def maps(record: RunRecord) -> Markup:
+def maps(record: RunRecord, limits: Sequence[Threshold] = ()) -> Markup:
     memory = "vram_peak_mib" if wording.memory_columns(record.cells)[0] else "rss_peak_mib"
     card = memory.startswith("vram")
+
+    def over_limit(cell: Cell) -> str | None:
+        return {"breaks": "over SLO", "unsure": "SLO unsure"}.get(slo.judge(cell, limits) or "")
+
     tail = wording.tail(record.cells)
     drawn = [
         heat.draw(record, "QPS, requests/s", "cool", lambda cell: wording.rate(cell, "qps")),
         heat.draw(record, "Texts/s", "cool", lambda cell: wording.rate(cell, "texts_per_s")),
-        heat.draw(record, f"{tail.upper()}, ms", "warm", lambda cell: getattr(cell.latency_ms, tail)),
+        heat.draw(
+            record, f"{tail.upper()}, ms", "warm", lambda cell: getattr(cell.latency_ms, tail), over_limit
+        ),
         heat.draw(
             record, f"{'VRAM' if card else 'RSS'} peak, MiB", "warm", lambda cell: getattr(cell, memory, None)
         ),
     ]
     shown = [scrolled(table, "Heat map") for table in drawn if table]
-    roomy = len(wording.grid(record)[1]) <= MOST_PAIRED
+    is_open = any(cell.rate is not None for cell in record.cells)
+    roomy = len(wording.loads(record)) <= MOST_PAIRED
     body: Child = element("div", shown, class_="pair" if roomy else "stack")
     if not shown:
         body = paragraph("No cell has figures that count.", "missing")
-    return section("maps", "Batch size against concurrency", body)
+    return section("maps", f"Batch size against {'rate' if is_open else 'concurrency'}", body)
 
 
 def distribution(record: RunRecord, histograms: Mapping[Key, Histogram] | str) -> Markup:

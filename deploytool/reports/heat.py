@@ -12,25 +12,29 @@ from deploytool.reports.wording import figure
 
 LEVELS = 8
 Value = Callable[[Cell], float | None]
+Mark = Callable[[Cell], str | None]
 
 
-def draw(record: RunRecord, title: str, hue: str, value: Value) -> Markup | None:
-    """A map of `value` in the colours `hue` ("cool": more is better; "warm": worse). None: no value."""
+def draw(record: RunRecord, title: str, hue: str, value: Value, mark: Mark = lambda _: None) -> Markup | None:
+    """A map of `value` in the colours `hue` ("cool": more is better; "warm": worse). None: no value.
+
+    `mark` is a word below the figure.
+    """
     known = [found for cell in record.cells if wording.counts(cell) and (found := value(cell)) is not None]
     if not known:
         return None
-    batches, concurrencies = wording.grid(record)
-    cells = {(cell.batch, cell.concurrency): cell for cell in record.cells}
+    batches, loads = wording.grid(record)[0], wording.loads(record)
+    cells = {(cell.batch, wording.load_key(cell)): cell for cell in record.cells}
     head = element(
         "tr",
         element("th", "batch", class_="corner", scope="col"),
-        [element("th", f"c{concurrency}", scope="col") for concurrency in concurrencies],
+        [element("th", words, scope="col") for _, words in loads],
     )
     rows = [
         element(
             "tr",
             element("th", str(batch), scope="row"),
-            [_cell(cells.get((batch, concurrency)), hue, value, known) for concurrency in concurrencies],
+            [_cell(cells.get((batch, load)), hue, value, known, mark) for load, _ in loads],
         )
         for batch in batches
     ]
@@ -38,7 +42,7 @@ def draw(record: RunRecord, title: str, hue: str, value: Value) -> Markup | None
     return element("table", caption, element("thead", head), element("tbody", rows), class_="heat")
 
 
-def _cell(cell: Cell | None, hue: str, value: Value, known: Sequence[float]) -> Markup:
+def _cell(cell: Cell | None, hue: str, value: Value, known: Sequence[float], mark: Mark) -> Markup:
     if cell is None:
         return element("td", element("small", "not run"), class_="none")
     found = value(cell)
@@ -48,9 +52,10 @@ def _cell(cell: Cell | None, hue: str, value: Value, known: Sequence[float]) -> 
         )
     if found is None:
         return element("td", wording.UNKNOWN, class_="none", title="too few samples, or not measured")
-    mark = element("small", "suspect") if wording.flaw(cell) else None
+    words = [word for word in (mark(cell), "suspect" if wording.flaw(cell) else None) if word]
+    small = element("small", ", ".join(words)) if words else None
     return element(
-        "td", figure(found), mark, class_=f"{hue} l{level(found, known)}", title=wording.place(cell)
+        "td", figure(found), small, class_=f"{hue} l{level(found, known)}", title=wording.place(cell)
     )
 
 

@@ -49,12 +49,15 @@ def header(record: RunRecord) -> Markup:
     )
 
 
-def findings(record: RunRecord) -> Markup:
+def findings(record: RunRecord, slo: str | None = None) -> Markup:
+    """The figures that matter, and what follows; `slo` is a sentence on the SLO, where there is one."""
     return section(
         "summary",
         "In short",
         element("div", list(_tiles(record)), class_="tiles"),
-        element("ul", [element("li", sentence) for sentence in summary.sentences(record)]),
+        element(
+            "ul", [element("li", sentence) for sentence in ([slo] if slo else []) + summary.sentences(record)]
+        ),
     )
 
 

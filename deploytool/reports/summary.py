@@ -8,6 +8,7 @@ from deploytool.records import Cell, RunRecord
 from deploytool.reports import wording
 from deploytool.reports.wording import counted, figure, milliseconds, place, share
 
+KEPT_UP = 0.98  # of the rate that was due, as in the verdict on a cell
 NEAR_PEAK = 0.95  # a batch size is saturated where fewer clients already reach this share of its throughput
 
 
@@ -74,6 +75,8 @@ def _saturation(cells: Sequence[Cell]) -> str | None:
         return None
     batch = max(cells, key=lambda cell: cell.texts_per_s).batch
     row = [cell for cell in cells if cell.batch == batch]
+    if any(cell.rate is not None for cell in row):
+        return _kept_up(batch, row)
     peak = max(cell.texts_per_s for cell in row)
     knee = next(cell for cell in row if cell.texts_per_s >= NEAR_PEAK * peak)
     last = row[-1]
@@ -92,8 +95,25 @@ def _saturation(cells: Sequence[Cell]) -> str | None:
     return text + "."
 
 
+def _kept_up(batch: int, row: Sequence[Cell]) -> str | None:
+    """Up to which rate an open loop was answered, and what came of the next one."""
+    ordered = sorted(row, key=lambda cell: cell.rate or 0)
+    kept = [cell for cell in ordered if cell.rate and cell.qps >= KEPT_UP * (cell.due_rate or cell.rate)]
+    behind = next((cell for cell in ordered if cell not in kept), None)
+    if behind is None:
+        return (
+            f"At batch {batch} the server kept up with every rate that was tried: it may have more to give."
+        )
+    said = f"with {kept[-1].rate:g} requests/s" if kept else "with no rate that was tried"
+    return (
+        f"At batch {batch} the server kept up {said}; of {behind.rate:g} that were due a second it answered "
+        f"{figure(behind.qps)}."
+    )
+
+
 def _batching(cells: Sequence[Cell]) -> str | None:
-    """What larger requests bring at the same number of clients."""
+    """What larger requests bring at the same number of clients. In an open loop the rate is given."""
+    cells = [cell for cell in cells if cell.rate is None]
     for concurrency in sorted({cell.concurrency for cell in cells}, reverse=True):
         row = [cell for cell in cells if cell.concurrency == concurrency]
         if len(row) > 1:

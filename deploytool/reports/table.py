@@ -43,15 +43,19 @@ COLUMNS: tuple[Column, ...] = (
     Column("P99", "P99", "ms", lambda cell: figure(cell.latency_ms.p99)),
     Column("max", "max", "ms", lambda cell: figure(cell.latency_ms.max)),
 )
+RATE = Column("rate", "rate", "", wording.load_of)
 VRAM = Column("VRAM peak", "VRAM", "MiB", lambda cell: figure(cell.vram_peak_mib))
 RSS = Column("RSS peak", "RSS", "MiB", lambda cell: figure(cell.rss_peak_mib))
 
 
 def columns_for(cells: Sequence[Cell]) -> tuple[Column, ...]:
     """The columns of a run's table: with the card's memory where any cell has it, else the processes'."""
+    columns = COLUMNS
+    if cells and all(cell.rate is not None for cell in cells):
+        columns = tuple(RATE if column.long == "concurrency" else column for column in COLUMNS)
     if wording.memory_columns(cells)[0]:
-        return (*COLUMNS, VRAM)
-    return (*COLUMNS, RSS) if any(cell.rss_peak_mib is not None for cell in cells) else COLUMNS
+        return (*columns, VRAM)
+    return (*columns, RSS) if any(cell.rss_peak_mib is not None for cell in cells) else columns
 
 
 def render(record: RunRecord, *, width: int | None = None) -> str:

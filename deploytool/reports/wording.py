@@ -198,6 +198,21 @@ def grid(record: RunRecord) -> tuple[list[int], list[int]]:
     return found[0], found[1]
 
 
+def loads(record: RunRecord) -> list[tuple[float, str]]:
+    """What grows along a row of the grid, with how it is written: clients ("c4"), or rates ("50/s")."""
+    rates = record.request.get("rate")
+    asked = {float(rate) for rate in rates} if isinstance(rates, list) else set()
+    measured = {cell.rate for cell in record.cells if cell.rate is not None}
+    if asked or measured:
+        return [(rate, f"{rate:g}/s") for rate in sorted(asked | measured)]
+    return [(concurrency, f"c{concurrency}") for concurrency in grid(record)[1]]
+
+
+def load_key(cell: Cell) -> float:
+    """A cell's place among `loads`."""
+    return cell.concurrency if cell.rate is None else cell.rate
+
+
 def best(cells: Iterable[Cell], name: str) -> Cell | None:
     """The cell with the highest `name` ("qps", "texts_per_s") of those that count."""
     candidates = [cell for cell in cells if counts(cell)]

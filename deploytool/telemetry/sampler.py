@@ -58,6 +58,7 @@ class MemorySampler:
         self._phase = ""
         self._gaps: list[Gap] = []
         self._last_ns: int | None = None
+        self._started_ns = 0
         self._busy_ns = 0
         self._readings = 0
         self._lock = threading.Lock()
@@ -71,6 +72,7 @@ class MemorySampler:
         if self._thread is not None:
             raise RuntimeError("the sampler was started before")
         self.phase(phase)
+        self._started_ns = time.monotonic_ns()
         self._wake.clear()  # the thread's first reading is the phase's first
         self._thread = threading.Thread(target=self._run, name="memory-sampler", daemon=True)
         self._thread.start()
@@ -111,9 +113,18 @@ class MemorySampler:
             return [tally.summary(self.failure) for tally in self._tallies.values()]
 
     def peak(self, phase: str) -> PhaseMemory:
-        """One phase so far; with no samples where it never began."""
+        """One phase so far; with no samples where it never began.
+
+        The time since the last reading counts as a gap: a sampler that died or hangs leaves no later one.
+        """
         with self._lock:
-            return self._tallies.get(phase, Tally(phase)).summary(self.failure)
+            tally = self._tallies.get(phase, Tally(phase))
+            last_ns = self._last_ns or self._started_ns
+            if last_ns and not self._stopping:
+                since_ns = time.monotonic_ns() - last_ns
+                if since_ns > GAP_INTERVALS * self._interval_ns:
+                    tally.gap(since_ns / 1e6)
+            return tally.summary(self.failure)
 
     def gaps(self) -> list[Gap]:
         """Times longer than two intervals without a reading."""

@@ -1,7 +1,7 @@
 """A stand-in embeddings server whose latencies are known, because it records its own.
 
     python reference_server.py --answers SCRIPT [--record FILE] [--vectors N] [--key KEY] [--most-bytes N]
-        [--slots N]
+        [--slots N] [--host ADDRESS] [--port N]
 
 It prints its URL as the first line. Bodies are canned and nothing is parsed, so that the server itself does
 not lag. SCRIPT is a comma-separated list that is walked once per request and repeated, each entry `KIND` or
@@ -156,15 +156,16 @@ class Connection(asyncio.Protocol):
 async def serve(options: argparse.Namespace) -> None:
     server = Server(options)
     listener = await asyncio.get_running_loop().create_server(
-        lambda: Connection(server), "127.0.0.1", options.port, backlog=1024
+        lambda: Connection(server), options.host, options.port, backlog=1024
     )
-    print(f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}", flush=True)
+    print(f"http://{options.host}:{listener.sockets[0].getsockname()[1]}", flush=True)
     await listener.serve_forever()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--answers", default="ok")
     parser.add_argument("--record", type=Path)
     parser.add_argument("--vectors", type=int, default=1)
