@@ -69,6 +69,9 @@ class Deployment(Record):
     profiles_dir: str | None = Field(
         default=None, description="--profiles-dir of its `up`: golden vectors are looked for there first"
     )
+    proven: bool = Field(default=False, description="was ready once: `watch` keeps up what was, nothing else")
+    restarts: int = Field(default=0, description="by `watch`, since it was last up for long or asked for")
+    gave_up: str | None = Field(default=None, description="why `watch` restarts it no more")
 
     @field_validator("launch", mode="before")
     @classmethod

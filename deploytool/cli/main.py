@@ -38,6 +38,10 @@ COMMANDS: dict[str, Verb] = {
     "stop": Verb("deploy", "stop", "Stop a deployment and keep its record.", "Serve"),
     "restart": Verb("deploy", "restart", "Stop a deployment and bring it up again as it was.", "Serve"),
     "down": Verb("deploy", "down", "Take deployments down and forget them.", "Serve"),
+    "watch": Verb(
+        "watch", "watch", "Keep deployments up: restart what died or hangs, with growing pauses.", "Serve"
+    ),
+    "service": Verb("watch", "app", "A service of this machine that keeps deployments up: install.", "Serve"),
     "image": Verb("image", "app", "Container images of this tool: build.", "Serve"),
     "plan": Verb(
         "plan", "plan", "Show the exact command, the memory and every value's origin. Needs no GPU.", "Plan"

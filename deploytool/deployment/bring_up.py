@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,11 +78,25 @@ def restart(
     tick: Say | None = None,
 ) -> Deployment:
     """End it where it runs, start it again as it was. Its record stays, whatever happens."""
+    return again(name, store, progress, _claim_anew, wait_s=wait_s, smoke=smoke, tick=tick)
+
+
+def again(
+    name: str,
+    store: Store,
+    progress: Say,
+    claim: Callable[[Deployment], None],
+    *,
+    wait_s: float | None = None,
+    smoke: bool = True,
+    tick: Say | None = None,
+) -> Deployment:
+    """`restart`, once `claim` has made this command the one at work on the record; what it raises is raised."""
     deployment = store.deployment(name)
     key = recorded_key(deployment, os.environ)
     served_by, folder = runtime(deployment.runtime), store.deployment_folder(deployment.id)
     with interruptible() as interrupts:
-        deployment = store.change(deployment.id, _claim) or store.deployment(name)
+        deployment = store.change(deployment.id, claim) or store.deployment(name)
         try:
             served_by.stop(deployment, folder, CLEANUP_GRACE_S * 2)
             check_port(deployment.launch.host, deployment.launch.port)
@@ -94,7 +109,13 @@ def restart(
             raise _told(error, f"{name} is not running; its record is kept") from error
 
 
-def _claim(record: Deployment) -> None:
+def _claim_anew(record: Deployment) -> None:
+    """A person asked for it: what `watch` counted begins anew."""
+    claim(record)
+    record.restarts, record.gave_up = 0, None
+
+
+def claim(record: Deployment) -> None:
     """Make this command the one at work on it; Taken where another one is."""
     if record.owner is not None and is_alive(record.owner):
         raise Taken(

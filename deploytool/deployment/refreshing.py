@@ -132,7 +132,7 @@ def _write(deployment: Deployment, truth: Truth, store: Store) -> Deployment | N
         if record.model_dump_json() != before:
             return
         if truth.state == "ready" and record.state == "starting":
-            record.ready_at = now()
+            record.ready_at, record.proven = now(), True
         record.state, record.reason, record.owner = truth.state, truth.reason, None
         record.exit_status = seen.exit_status
         if seen.running is not None and seen.alive:

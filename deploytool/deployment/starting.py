@@ -127,7 +127,7 @@ class Start:
     def record(self, ready_s: float, memory: dict[str, object]) -> Deployment:
         def ready(record: Deployment) -> None:
             record.state, record.reason, record.owner = "ready", None, None
-            record.ready_at, record.ready_s = now(), ready_s
+            record.ready_at, record.ready_s, record.proven = now(), ready_s, True
             record.memory = {**record.memory, **memory}
 
         self.change(ready)

@@ -26,6 +26,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--never-ready", action="store_true")
     parser.add_argument("--say", default="")
     parser.add_argument("--fail", type=int, metavar="CODE", help="exit with CODE instead of serving")
+    parser.add_argument("--once", type=Path, help="serve where this file is not there yet, else exit with 9")
     parser.add_argument("--key-variable", help="enforce the key that this variable holds, and print it")
     parser.add_argument("--key-file", type=Path, help="the same with a file")
     parser.add_argument("--ignore-term", action="store_true")
@@ -61,6 +62,10 @@ def main() -> None:
         print(f"{number} ".ljust(1 << 20, "x"), flush=True)
     if given.fail is not None:
         sys.exit(given.fail)
+    if given.once:
+        if given.once.exists():
+            sys.exit(9)
+        given.once.touch()
     key = os.environ[given.key_variable] if given.key_variable else None
     key = given.key_file.read_text() if given.key_file else key
     if key:
