@@ -53,6 +53,7 @@ class SecretUse(Document):
 
 SECRET_FILE = "{secret_file}"  # noqa: S105 - the placeholder, not a secret
 FREE_PORT = "{port}"
+ROUTER = "sglang-router"  # LaunchSpec.engine of the endpoint in front of several replicas
 
 
 class LaunchSpec(Document):
@@ -89,11 +90,15 @@ class LaunchSpec(Document):
 
     def with_port(self, port: int) -> LaunchSpec:
         """The same server on another port: in `port` and after `--port` in argv."""
+        return self.at(self.host, port)
+
+    def at(self, host: str, port: int) -> LaunchSpec:
+        """The same server at another address: here and after `--host` and `--port` in argv."""
         argv = list(self.argv)
         for index, word in enumerate(argv[:-1]):
-            if word == "--port":
-                argv[index + 1] = str(port)
-        return self.model_copy(update={"argv": tuple(argv), "port": port})
+            if word in ("--host", "--port"):
+                argv[index + 1] = host if word == "--host" else str(port)
+        return self.model_copy(update={"argv": tuple(argv), "host": host, "port": port})
 
     def command(self) -> str:
         """The command as one pastes it into a shell, environment first, no secret in it."""

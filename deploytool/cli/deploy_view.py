@@ -90,7 +90,7 @@ def uptime(one: Deployment) -> str | None:
 def show_status(document: dict[str, Any]) -> None:
     """One deployment in full, for people."""
     for name, value in document.items():
-        if name in ("memory", "warnings"):
+        if name in ("memory", "warnings", "replicas"):
             continue
         say(f"{name:<12} {'-' if value is None else value}")
     memory = document["memory"]
@@ -102,6 +102,29 @@ def show_status(document: dict[str, Any]) -> None:
         say(f"{'':<12} (planned: {_mib(estimate['expected_mib'])}, up to {_mib(estimate['upper_mib'])})")
     for warning in document["warnings"]:
         say(f"{'warning':<12} {warning}")
+    if document.get("replicas"):
+        say()
+        columns = (
+            "REPLICA",
+            "STATE",
+            "URL",
+            "PID",
+            "GPUS",
+            "RSS MiB",
+            "GETS REQUESTS",
+            "IN FLIGHT",
+            "RESTARTS",
+        )
+        table(columns, [_replica(row) for row in document["replicas"]], right=columns[3:])
+
+
+def _replica(row: dict[str, Any]) -> tuple[object, ...]:
+    cards = ",".join(map(str, row["gpus"])) or None
+    routed = "yes" if row["gets_requests"] else "no"
+    rss = None if row["rss_mib"] is None else f"{row['rss_mib']:,.0f}"
+    return (
+        row["name"], row["state"], row["url"], row["pid"], cards, rss, routed, row["in_flight"], row["restarts"],
+    )  # fmt: skip
 
 
 def _mib(value: float | None) -> str:

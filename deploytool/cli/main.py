@@ -38,6 +38,7 @@ COMMANDS: dict[str, Verb] = {
     "stop": Verb("deploy", "stop", "Stop a deployment and keep its record.", "Serve"),
     "restart": Verb("deploy", "restart", "Stop a deployment and bring it up again as it was.", "Serve"),
     "down": Verb("deploy", "down", "Take deployments down and forget them.", "Serve"),
+    "scale": Verb("scale", "scale", "Change how many replicas an endpoint has while it serves.", "Serve"),
     "watch": Verb(
         "watch", "watch", "Keep deployments up: restart what died or hangs, with growing pauses.", "Serve"
     ),

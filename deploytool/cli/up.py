@@ -43,7 +43,12 @@ def up(
         str | None, typer.Option("--gpu", metavar="N,...", help="GPUs to take, numbered as nvidia-smi does.")
     ] = None,
     runtime: containers.RuntimeName = containers.PROCESS,
-    replicas: Annotated[int, typer.Option("--replicas", metavar="N", min=1, help="Only 1 for now.")] = 1,
+    replicas: Annotated[
+        int,
+        typer.Option(
+            "--replicas", metavar="N", min=1, help="So many servers behind one endpoint (sglang-router)."
+        ),
+    ] = 1,
     api_key_file: options.ApiKeyFile = None,
     wait: Wait = None,
     no_smoke: NoSmoke = False,
@@ -81,11 +86,6 @@ def up(
     Exit code 3: it does not fit; 4: the engine would give wrong vectors; 5: the start failed; 6: its vectors
     are not right; 7: port or name taken; 8: card, engine or files missing. Nothing is left running then.
     """
-    if replicas != 1:
-        raise BadInput(
-            f"--replicas {replicas}: a deployment is one server for now",
-            hint="start several: up MODEL --profile P --name NAME-1 --port auto, and so on",
-        )
     how = containers.containing(
         runtime, image=image, pull=pull, offline=offline, memory_limit_mib=memory_limit
     )
@@ -104,6 +104,7 @@ def up(
             given,
             catalog,
             gpus=gpus,
+            replicas=replicas,
             with_key=key is not None,
             look=look,
             verify=not dry_run,
@@ -122,7 +123,11 @@ def up(
     warnings = list(prepared.plan.warnings)
     if look:
         warnings += preflight.check(
-            prepared, gpus=gpus, profiles=catalog.hardware_profiles(), engine_here=not how.docker
+            prepared,
+            gpus=gpus,
+            profiles=catalog.hardware_profiles(),
+            engine_here=not how.docker,
+            replicas=replicas,
         )
     for warning in warnings:
         note(f"warning: {warning}")
@@ -132,6 +137,7 @@ def up(
         wait_s=wait,
         smoke=not no_smoke,
         keep_failed=keep_failed,
+        replicas=replicas,
         profiles_dir=profiles_dir,
     )
     narrator = Narrator()
@@ -139,7 +145,7 @@ def up(
     with Store() as store:
         try:
             deployment = bring_up(
-                _on_cards(prepared, gpus), wanted, store, narrator.line, key=key, tick=narrator.tick
+                _on_cards(prepared, gpus, replicas), wanted, store, narrator.line, key=key, tick=narrator.tick
             )
         finally:
             narrator.clear()
@@ -168,6 +174,7 @@ def _prepared(
     catalog: Catalog,
     *,
     gpus: tuple[int, ...] | None,
+    replicas: int,
     with_key: bool,
     look: bool,
     verify: bool,
@@ -178,8 +185,9 @@ def _prepared(
         raise BadInput(
             "--gpu: the profile cpu uses no card", hint="leave --gpu out, or take a card's profile"
         )
-    live = preflight.live(hardware, gpus=gpus, count=options.cards_asked(given)) if look else None
-    count = len(gpus) if gpus else len(live.gpus) if live else 0
+    needed = options.cards_asked(given) * replicas
+    live = preflight.live(hardware, gpus=gpus, count=needed) if look else None
+    count = (len(gpus) if gpus else len(live.gpus) if live else 0) // replicas
     with preflight.naming_holders(live) if live else nullcontext():
         return prepare(
             model,
@@ -194,11 +202,14 @@ def _prepared(
         )
 
 
-def _on_cards(prepared: Prepared, gpus: tuple[int, ...] | None) -> Prepared:
-    """The plan on the cards asked for, else on those of the profile with most free memory."""
+def _on_cards(prepared: Prepared, gpus: tuple[int, ...] | None, replicas: int) -> Prepared:
+    """The plan on the cards asked for, else on those of the profile with most free memory; for all replicas."""
     if prepared.hardware.kind == "cpu":
         return prepared
     plan = prepared.plan
-    devices = gpus or preflight.choose(prepared.hardware, plan.cards) or plan.launch.devices
-    launch = plan.launch.model_copy(update={"devices": devices[: plan.cards]})
+    needed = plan.cards * replicas
+    devices = gpus or preflight.choose(prepared.hardware, needed)
+    if len(devices) < needed:
+        devices = plan.launch.devices if replicas == 1 else tuple(range(needed))
+    launch = plan.launch.model_copy(update={"devices": devices[:needed]})
     return prepared._replace(plan=plan.model_copy(update={"launch": launch}))
