@@ -90,15 +90,18 @@ class LaunchSpec(Document):
 
     def with_port(self, port: int) -> LaunchSpec:
         """The same server on another port: in `port` and after `--port` in argv."""
-        return self.at(self.host, port)
+        return self.model_copy(update={"argv": self._with_flag("--port", str(port)), "port": port})
 
-    def at(self, host: str, port: int) -> LaunchSpec:
-        """The same server at another address: here and after `--host` and `--port` in argv."""
+    def at_host(self, host: str) -> LaunchSpec:
+        """The same server on another address: in `host` and after `--host` in argv."""
+        return self.model_copy(update={"argv": self._with_flag("--host", host), "host": host})
+
+    def _with_flag(self, flag: str, value: str) -> tuple[str, ...]:
         argv = list(self.argv)
         for index, word in enumerate(argv[:-1]):
-            if word in ("--host", "--port"):
-                argv[index + 1] = host if word == "--host" else str(port)
-        return self.model_copy(update={"argv": tuple(argv), "host": host, "port": port})
+            if word == flag:
+                argv[index + 1] = value
+        return tuple(argv)
 
     def command(self) -> str:
         """The command as one pastes it into a shell, environment first, no secret in it."""

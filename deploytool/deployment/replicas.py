@@ -92,7 +92,7 @@ def _endpoint(like: Deployment) -> Deployment:
 
 def replica(like: Deployment, group: str, place: int, devices: Sequence[int]) -> Deployment:
     """The record of one more server like that one, about to start on a free port and those cards."""
-    launch = like.launch.at(LOOPBACK, 0).model_copy(update={"devices": tuple(devices)})
+    launch = like.launch.at_host(LOOPBACK).with_port(0).model_copy(update={"devices": tuple(devices)})
     estimate = {"estimate": like.memory["estimate"]} if "estimate" in like.memory else {}
     anew = {
         "id": uuid.uuid4().hex[:12],
