@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format test-engines bench-cli bench-server bench-capacity bench-client clean bench-quality
+.PHONY: help setup demo test test-slow lint format test-engines bench-cli bench-server bench-capacity bench-client bench-kills clean bench-quality
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ bench-quality: setup ## Published retrieval figures, reproduced: make bench-qual
 
 bench-capacity: setup ## The capacity search beside a full grid: the answer, and how many requests it took
 	@$(BIN)/python benchmarks/capacity.py
+
+bench-kills: setup ## SIGKILL tool and server at 100 random points each, and what is left (20 minutes; N=... for fewer)
+	@$(BIN)/python benchmarks/kills.py $(or $(N),100)
 
 bench-client: setup ## What the load generator can do and how true it is, beside wrk and plain Locust
 	@$(BIN)/python benchmarks/client.py

@@ -150,9 +150,9 @@ def test_an_unknown_death_is_told_all_the_same(store: Store, home: Path) -> None
 
 
 def test_a_server_that_never_answers_is_ended_in_time(store: Store, home: Path) -> None:
-    error = failed(store, home, "--say", "stage: warming up", "--never-ready", "--ignore-term", wait_s=0.5)
+    error = failed(store, home, "--say", "stage: warming up", "--never-ready", "--ignore-term", wait_s=2)
     assert isinstance(error, StartFailed)
-    assert "not ready within 0.5 s (stage: warming up)" in error.message
+    assert "not ready within 2 s (stage: warming up)" in error.message
     assert "--wait" in str(error.hint)
 
 

@@ -71,10 +71,10 @@ def _row(one: Deployment) -> tuple[object, ...]:
 
 
 def uptime_s(one: Deployment) -> float | None:
-    """Seconds since it was ready; None where it is not."""
+    """Seconds since it was ready, by the wall clock; 0 where that was set back since. None: it is not ready."""
     if one.ready_at is None or one.state not in ("ready", "unhealthy"):
         return None
-    return (datetime.now(UTC) - datetime.fromisoformat(one.ready_at)).total_seconds()
+    return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(one.ready_at)).total_seconds())
 
 
 def uptime(one: Deployment) -> str | None:
@@ -84,7 +84,7 @@ def uptime(one: Deployment) -> str | None:
     for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
         if seconds >= size:
             return f"{seconds / size:.0f}{unit}"
-    return f"{max(seconds, 0):.0f}s"
+    return f"{seconds:.0f}s"
 
 
 def show_status(document: dict[str, Any]) -> None:
