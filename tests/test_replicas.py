@@ -274,6 +274,7 @@ def test_an_interrupt_ends_all_replicas(store: Store, home: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.model
+@pytest.mark.timeout(600)
 def test_the_real_server_in_replicas(cli: CommandLine, home: Path, tmp_path: Path) -> None:
     """As a user types it: up, smoke, load, scale, down, with the packaged model."""
     model = "all-minilm-l6-v2"
@@ -288,6 +289,8 @@ def test_the_real_server_in_replicas(cli: CommandLine, home: Path, tmp_path: Pat
     assert loaded.returncode == 0, loaded.stderr
     (cell,) = json.loads(loaded.stdout)["cells"]
     assert cell["requests"] > 0 and cell["errors"] == {}
+    # The router takes some 50 MiB, torch in each of two servers several times that.
+    assert cell["rss_peak_mib"] > 400
     assert cli("scale", "emb", "1").stdout.startswith("emb has 1 replica")
     rows = json.loads(cli("status", "emb", "--json").stdout)["replicas"]
     assert [row["name"] for row in rows] == ["emb-1"] and rows[0]["gets_requests"]
