@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format test-engines bench-cli bench-server fuzz-server bench-capacity bench-client bench-memory clean bench-quality
+.PHONY: help setup demo test test-slow lint format test-engines bench-cli bench-server fuzz-server bench-capacity bench-client bench-kills bench-memory clean bench-quality
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ bench-capacity: setup ## The capacity search beside a full grid: the answer, and
 
 bench-memory: setup ## Memory estimates beside NVML, on the card of this machine, with random weights
 	@$(BIN)/python benchmarks/gpu_memory.py
+
+bench-kills: setup ## SIGKILL tool and server at 100 random points each, and what is left (20 minutes; N=... for fewer)
+	@$(BIN)/python benchmarks/kills.py $(or $(N),100)
 
 bench-client: setup ## What the load generator can do and how true it is, beside wrk and plain Locust
 	@$(BIN)/python benchmarks/client.py

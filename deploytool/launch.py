@@ -53,6 +53,7 @@ class SecretUse(Document):
 
 SECRET_FILE = "{secret_file}"  # noqa: S105 - the placeholder, not a secret
 FREE_PORT = "{port}"
+ROUTER = "sglang-router"  # LaunchSpec.engine of the endpoint in front of several replicas
 
 
 class LaunchSpec(Document):
@@ -89,11 +90,18 @@ class LaunchSpec(Document):
 
     def with_port(self, port: int) -> LaunchSpec:
         """The same server on another port: in `port` and after `--port` in argv."""
+        return self.model_copy(update={"argv": self._with_flag("--port", str(port)), "port": port})
+
+    def at_host(self, host: str) -> LaunchSpec:
+        """The same server on another address: in `host` and after `--host` in argv."""
+        return self.model_copy(update={"argv": self._with_flag("--host", host), "host": host})
+
+    def _with_flag(self, flag: str, value: str) -> tuple[str, ...]:
         argv = list(self.argv)
         for index, word in enumerate(argv[:-1]):
-            if word == "--port":
-                argv[index + 1] = str(port)
-        return self.model_copy(update={"argv": tuple(argv), "port": port})
+            if word == flag:
+                argv[index + 1] = value
+        return tuple(argv)
 
     def command(self) -> str:
         """The command as one pastes it into a shell, environment first, no secret in it."""

@@ -21,12 +21,13 @@ def planned_here(
     catalog: Catalog,
     *,
     gpus: tuple[int, ...] | None = None,
+    replicas: int = 1,
     with_key: bool = False,
     look: bool = True,
     verify: bool = True,
     deployment_file: Mapping[str, Scalar] | None = None,
 ) -> Prepared:
-    """The plan, compared with what is free now unless that is not to be looked at (`look`).
+    """The plan of one of `replicas`, compared with what is free now unless that is not to be looked at (`look`).
 
     Raises what `plans.prepare` raises, and BadInput for cards of a profile that has none.
     """
@@ -36,8 +37,10 @@ def planned_here(
             "--gpu: the profile cpu uses no card", hint="leave --gpu out, or take a card's profile"
         )
     file = deployment_file or {}
-    live = preflight.live(hardware, gpus=gpus, count=cards_asked({**file, **given})) if look else None
-    count = len(gpus) if gpus else len(live.gpus) if live else 0
+    live = (
+        preflight.live(hardware, gpus=gpus, count=cards_asked({**file, **given}) * replicas) if look else None
+    )
+    count = (len(gpus) if gpus else len(live.gpus) if live else 0) // replicas
     with preflight.naming_holders(live) if live else nullcontext():
         return prepare(
             model,
@@ -53,11 +56,14 @@ def planned_here(
         )
 
 
-def on_cards(prepared: Prepared, gpus: tuple[int, ...] | None) -> Prepared:
-    """The plan on the cards asked for, else on those of the profile with most free memory."""
+def on_cards(prepared: Prepared, gpus: tuple[int, ...] | None, replicas: int = 1) -> Prepared:
+    """The plan on the cards asked for, else on those of the profile with most free memory; for all replicas."""
     if prepared.hardware.kind == "cpu":
         return prepared
     plan = prepared.plan
-    devices = gpus or preflight.choose(prepared.hardware, plan.cards) or plan.launch.devices
-    launch = plan.launch.model_copy(update={"devices": devices[: plan.cards]})
+    needed = plan.cards * replicas
+    devices = gpus or preflight.choose(prepared.hardware, needed)
+    if len(devices) < needed:
+        devices = plan.launch.devices if replicas == 1 else tuple(range(needed))
+    launch = plan.launch.model_copy(update={"devices": devices[:needed]})
     return prepared._replace(plan=plan.model_copy(update={"launch": launch}))

@@ -56,20 +56,22 @@ def check(
     gpus: Sequence[int] | None = None,
     profiles: Iterable[HardwareProfile] = (),
     engine_here: bool = True,
+    replicas: int = 1,
 ) -> list[str]:
     """Warnings, where nothing stands in the way of starting the plan.
 
     gpus: NVML indices asked for (`--gpu`); without them the cards that `choose` names are looked at.
     profiles: all known ones, to name that of a card found instead. engine_here: the engine is to be installed
-    beside this tool, not in an image. Raises NotAvailable (8) where something is
-    missing, Incompatible (4) or DoesNotFit (3) otherwise, with all obstacles in its details.
+    beside this tool, not in an image. replicas: so many servers of the plan are to start.
+    Raises NotAvailable (8) where something is missing, Incompatible (4) or DoesNotFit (3) otherwise, with all
+    obstacles in its details.
     """
     obstacles: list[Obstacle] = []
     warnings: list[str] = []
     if prepared.hardware.kind == "cpu":
-        _check_host_memory(prepared.plan, obstacles, warnings)
+        _check_host_memory(prepared.plan, replicas, obstacles, warnings)
     else:
-        taken = _check_cards(prepared, gpus, profiles, obstacles)
+        taken = _check_cards(prepared, gpus, profiles, replicas, obstacles)
         for gpu in taken:
             _check_card(prepared, gpu, obstacles, warnings)
     if engine_here:
@@ -85,21 +87,23 @@ def _check_cards(
     prepared: Prepared,
     asked: Sequence[int] | None,
     profiles: Iterable[HardwareProfile],
+    replicas: int,
     obstacles: list[Obstacle],
 ) -> list[Gpu]:
     """The cards that the server would get, as far as they are here."""
-    hardware, needed = prepared.hardware, prepared.plan.cards
+    hardware, needed = prepared.hardware, prepared.plan.cards * replicas
     detected = detect()
     if not detected.gpus:
         obstacles.append(_no_card(hardware, detected))
         return []
     present = of_profile(hardware, detected.gpus)
     if asked is not None:
-        return _check_asked(prepared, asked, detected.gpus, profiles, obstacles)
+        return _check_asked(prepared, asked, detected.gpus, profiles, replicas, obstacles)
     if not present:
         obstacles.append(_other_cards(hardware, detected.gpus, profiles))
     elif len(present) < needed:
-        obstacles.append(_too_few(needed, len(present), f"of the profile {hardware.name} are here"))
+        where = f"of the profile {hardware.name} are here"
+        obstacles.append(_too_few(prepared.plan.cards, replicas, len(present), where))
     return present[:needed]
 
 
@@ -108,10 +112,11 @@ def _check_asked(
     asked: Sequence[int],
     gpus: Sequence[Gpu],
     profiles: Iterable[HardwareProfile],
+    replicas: int,
     obstacles: list[Obstacle],
 ) -> list[Gpu]:
     """The cards of `--gpu`, those that are here and of the profile."""
-    hardware, needed = prepared.hardware, prepared.plan.cards
+    hardware, cards = prepared.hardware, prepared.plan.cards
     by_index = {gpu.index: gpu for gpu in gpus}
     missing = [index for index in asked if index not in by_index]
     for index in missing:
@@ -122,12 +127,19 @@ def _check_asked(
     others = [gpu for gpu in named if not of_profile(hardware, [gpu])]
     if others:
         obstacles.append(_other_cards(hardware, others, profiles))
-    if len(set(asked)) < needed:
-        obstacles.append(_too_few(needed, len(set(asked)), "are named by --gpu"))
+    if len(set(asked)) < cards * replicas:
+        obstacles.append(_too_few(cards, replicas, len(set(asked)), "are named by --gpu"))
     return [gpu for gpu in named if gpu not in others]
 
 
-def _too_few(needed: int, here: int, where: str) -> Obstacle:
+def _too_few(cards: int, replicas: int, here: int, where: str) -> Obstacle:
+    needed = cards * replicas
+    if replicas > 1:
+        return Obstacle(
+            NotAvailable,
+            f"{replicas} replicas take {needed} cards ({cards} each), and only {here} {where}",
+            f"--replicas {max(1, here // cards)}, or a machine with {needed} such cards",
+        )
     return Obstacle(
         NotAvailable,
         f"the plan takes {needed} cards, and only {here} {where}",
@@ -188,10 +200,12 @@ def _check_card(prepared: Prepared, gpu: Gpu, obstacles: list[Obstacle], warning
         warnings.append(f"{gpu} is shared: {holders}; what a load measures will include them")
 
 
-def _check_host_memory(plan: Plan, obstacles: list[Obstacle], warnings: list[str]) -> None:
+def _check_host_memory(plan: Plan, replicas: int, obstacles: list[Obstacle], warnings: list[str]) -> None:
     memory = host.memory()
     place = "this machine" if memory.limited_by == "host" else "this container (by its cgroup's limit)"
-    _compare(plan, memory.available_mib, place, "", obstacles, warnings)
+    if replicas > 1:
+        place += f", for each of {replicas} replicas,"
+    _compare(plan, memory.available_mib / replicas, place, "", obstacles, warnings)
 
 
 def _compare(

@@ -15,7 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, Field, field_validator
 
-from deploytool.launch import LaunchSpec
+from deploytool.launch import ROUTER, LaunchSpec
 from deploytool.schema import Record
 
 RUN_SCHEMA = 2
@@ -71,11 +71,20 @@ class Deployment(Record):
     )
     from_file: str | None = Field(default=None, description="the deployment file that asked for it")
     slo: str | None = Field(default=None, description="what it is to hold, by its deployment file")
+    group: str | None = Field(default=None, description="name of the endpoint that it is a replica of")
+    proven: bool = Field(default=False, description="was ready once: `watch` keeps up what was, nothing else")
+    restarts: int = Field(default=0, description="by `watch`, since it was last up for long or asked for")
+    gave_up: str | None = Field(default=None, description="why `watch` restarts it no more")
 
     @field_validator("launch", mode="before")
     @classmethod
     def _launch_as_known(cls, stored: Any) -> Any:
         return known_fields(LaunchSpec, stored)
+
+    @property
+    def is_endpoint(self) -> bool:
+        """Whether it is the router in front of replicas, those whose `group` is its name."""
+        return self.launch.engine == ROUTER
 
     @property
     def dtype(self) -> str | None:

@@ -36,6 +36,7 @@ class Resolved:
     """One endpoint to talk to. `url` has no /v1; `embeddings_url` is where texts are posted.
 
     `deployment` is None for a URL: then this tool did not start the server. `notes` are for people.
+    `replica_pids`: of the servers behind an endpoint, whose memory counts as its own.
     """
 
     target: str
@@ -46,6 +47,7 @@ class Resolved:
     card: ModelCard | None
     api_key: str | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
+    replica_pids: tuple[int, ...] = ()
 
     def client(self, timeout_s: float = 30.0) -> Client:
         return Client(
@@ -121,6 +123,11 @@ def _from_deployment(
         card=card,
         api_key=key,
         notes=notes,
+        replica_pids=tuple(
+            one.process.pid
+            for one in store.deployments()
+            if one.group == name and one.process is not None and one.state == "ready"
+        ),
     )
 
 

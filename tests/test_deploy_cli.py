@@ -136,7 +136,6 @@ def test_nothing_is_there_yet(cli: CommandLine) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        ((NAME, "--profile", "cpu", "--replicas", "2"), 2, "one server for now"),
         ((NAME, "--profile", "cpu", "--gpu", "0"), 2, "uses no card"),
         ((NAME, "--profile", "a10g", "--gpu", "0,0"), 2, "no list of GPUs"),
         ((NAME, "--profile", "a10g", "--gpu", "first"), 2, "no list of GPUs"),

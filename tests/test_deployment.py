@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 from ports import unused_port
-from stand_ins.deploying import FOREVER, ours, prepared, record, spec, until
+from stand_ins.deploying import FOREVER, finished, kill_server, ours, prepared, record, spec, until
 
 from deploytool.deployment import (
     UpOptions,
@@ -64,12 +64,7 @@ def store() -> Iterator[Store]:
 def nothing_left(home: Path) -> Iterator[None]:
     """What a test left is taken down; nothing may be there after that."""
     yield
-    with Store() as opened, contextlib.suppress(DeploytoolError):
-        down([], opened, lambda _: None, everything=True)
-    left = ours(home)
-    for pid in left:
-        os.kill(pid, signal.SIGKILL)
-    assert not left
+    finished(home)
 
 
 def bring_up(store: Store, *habits: str, port: int | None = None, **options: object) -> Deployment:
@@ -92,12 +87,6 @@ def up_program(
 
 def folder_of(store: Store) -> Path | None:
     return next(iter((store.folder / "deployments").glob("*")), None)
-
-
-def kill_server(deployment: Deployment) -> None:
-    assert deployment.process is not None
-    os.kill(deployment.process.pid, signal.SIGKILL)
-    until(lambda: identify(deployment.process.pid) is None)  # type: ignore[union-attr]
 
 
 # Up
@@ -161,9 +150,9 @@ def test_an_unknown_death_is_told_all_the_same(store: Store, home: Path) -> None
 
 
 def test_a_server_that_never_answers_is_ended_in_time(store: Store, home: Path) -> None:
-    error = failed(store, home, "--say", "stage: warming up", "--never-ready", "--ignore-term", wait_s=0.5)
+    error = failed(store, home, "--say", "stage: warming up", "--never-ready", "--ignore-term", wait_s=2)
     assert isinstance(error, StartFailed)
-    assert "not ready within 0.5 s (stage: warming up)" in error.message
+    assert "not ready within 2 s (stage: warming up)" in error.message
     assert "--wait" in str(error.hint)
 
 

@@ -107,7 +107,10 @@ class Memory:
         if deployment is not None and deployment.process is not None:
             reason = f"the server runs on the CPU (profile {deployment.profile})"
             self._sampler = MemorySampler(
-                deployment.process.pid, deployment.launch.devices, no_devices_reason=reason
+                deployment.process.pid,
+                deployment.launch.devices,
+                no_devices_reason=reason,
+                also=target.replica_pids,
             )
 
     def phase(self, name: str) -> None:

@@ -59,6 +59,8 @@ def status(name: Name, as_json: Json = False) -> None:
     with Store() as store:
         deployment = refresh_one(name, store)
         document = _document(deployment, store)
+        if deployment.is_endpoint:
+            document["replicas"] = _replicas(deployment, store)
     if as_json:
         emit(document)
     else:
@@ -99,6 +101,35 @@ def _document(deployment: Deployment, store: Store) -> dict[str, Any]:
         "command": served_by.command(deployment),
         "warnings": warnings,
     }
+
+
+def _replicas(endpoint: Deployment, store: Store) -> list[dict[str, Any]]:
+    """Each server behind an endpoint, with what the router says of it (None: the router says nothing)."""
+    import os
+
+    from deploytool.deployment import memory_now
+    from deploytool.deployment.routing import replicas_of, seen_by_router
+
+    seen = seen_by_router(endpoint, os.environ)
+    rows = []
+    for one in replicas_of(endpoint.name, store):
+        worker = seen.get(one.launch.url)
+        running = one.state not in ("stopped", "died")
+        rows.append(
+            {
+                "name": one.name,
+                "state": one.state,
+                "reason": one.reason,
+                "url": one.launch.url,
+                "pid": one.process.pid if one.process and running else None,
+                "gpus": list(one.launch.devices),
+                "rss_mib": memory_now(one)["rss_mib"] if running else None,
+                "gets_requests": worker.healthy if worker else False,
+                "in_flight": worker.load if worker else None,
+                "restarts": one.restarts,
+            }
+        )
+    return rows
 
 
 def logs(
@@ -205,4 +236,8 @@ def _of_file(path: Path, there: list[Deployment]) -> list[str]:
     from deploytool.deployment_file import read
 
     wanted, origin = read(path), str(path.expanduser().absolute())
-    return [one.name for one in there if one.from_file == origin or wanted.named(one.name) is not None]
+    return [
+        one.name
+        for one in there
+        if one.group is None and (one.from_file == origin or wanted.named(one.name) is not None)
+    ]

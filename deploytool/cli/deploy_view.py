@@ -71,10 +71,10 @@ def _row(one: Deployment) -> tuple[object, ...]:
 
 
 def uptime_s(one: Deployment) -> float | None:
-    """Seconds since it was ready; None where it is not."""
+    """Seconds since it was ready, by the wall clock; 0 where that was set back since. None: it is not ready."""
     if one.ready_at is None or one.state not in ("ready", "unhealthy"):
         return None
-    return (datetime.now(UTC) - datetime.fromisoformat(one.ready_at)).total_seconds()
+    return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(one.ready_at)).total_seconds())
 
 
 def uptime(one: Deployment) -> str | None:
@@ -84,13 +84,13 @@ def uptime(one: Deployment) -> str | None:
     for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
         if seconds >= size:
             return f"{seconds / size:.0f}{unit}"
-    return f"{max(seconds, 0):.0f}s"
+    return f"{seconds:.0f}s"
 
 
 def show_status(document: dict[str, Any]) -> None:
     """One deployment in full, for people."""
     for name, value in document.items():
-        if name in ("memory", "warnings"):
+        if name in ("memory", "warnings", "replicas"):
             continue
         say(f"{name:<12} {'-' if value is None else value}")
     memory = document["memory"]
@@ -102,6 +102,29 @@ def show_status(document: dict[str, Any]) -> None:
         say(f"{'':<12} (planned: {_mib(estimate['expected_mib'])}, up to {_mib(estimate['upper_mib'])})")
     for warning in document["warnings"]:
         say(f"{'warning':<12} {warning}")
+    if document.get("replicas"):
+        say()
+        columns = (
+            "REPLICA",
+            "STATE",
+            "URL",
+            "PID",
+            "GPUS",
+            "RSS MiB",
+            "GETS REQUESTS",
+            "IN FLIGHT",
+            "RESTARTS",
+        )
+        table(columns, [_replica(row) for row in document["replicas"]], right=columns[3:])
+
+
+def _replica(row: dict[str, Any]) -> tuple[object, ...]:
+    cards = ",".join(map(str, row["gpus"])) or None
+    routed = "yes" if row["gets_requests"] else "no"
+    rss = None if row["rss_mib"] is None else f"{row['rss_mib']:,.0f}"
+    return (
+        row["name"], row["state"], row["url"], row["pid"], cards, rss, routed, row["in_flight"], row["restarts"],
+    )  # fmt: skip
 
 
 def _mib(value: float | None) -> str:

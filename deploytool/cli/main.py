@@ -42,6 +42,11 @@ COMMANDS: dict[str, Verb] = {
         "diff", "diff", "Show what differs between a deployment file and what is deployed.", "Serve"
     ),
     "export": Verb("export", "app", "Files for other machines: compose, kubernetes.", "Serve"),
+    "scale": Verb("scale", "scale", "Change how many replicas an endpoint has while it serves.", "Serve"),
+    "watch": Verb(
+        "watch", "watch", "Keep deployments up: restart what died or hangs, with growing pauses.", "Serve"
+    ),
+    "service": Verb("watch", "app", "A service of this machine that keeps deployments up: install.", "Serve"),
     "image": Verb("image", "app", "Container images of this tool: build.", "Serve"),
     "plan": Verb(
         "plan", "plan", "Show the exact command, the memory and every value's origin. Needs no GPU.", "Plan"

@@ -45,7 +45,12 @@ def up(
         str | None, typer.Option("--gpu", metavar="N,...", help="GPUs to take, numbered as nvidia-smi does.")
     ] = None,
     runtime: containers.RuntimeName = None,
-    replicas: Annotated[int, typer.Option("--replicas", metavar="N", min=1, help="Only 1 for now.")] = 1,
+    replicas: Annotated[
+        int | None,
+        typer.Option(
+            "--replicas", metavar="N", min=1, help="So many servers behind one endpoint (sglang-router)."
+        ),
+    ] = None,
     api_key_file: options.ApiKeyFile = None,
     wait: Wait = None,
     no_smoke: NoSmoke = False,
@@ -93,11 +98,6 @@ def up(
     Exit code 3: it does not fit; 4: the engine would give wrong vectors; 5: the start failed; 6: its vectors
     are not right; 7: port or name taken; 8: card, engine or files missing. Nothing is left running then.
     """
-    if replicas != 1:
-        raise BadInput(
-            f"--replicas {replicas}: a deployment is one server for now",
-            hint="start several: up MODEL --profile P --name NAME-1 --port auto, and so on",
-        )
     gpus = _indices(gpu)
     given = flags(
         batch=batch,
@@ -117,7 +117,7 @@ def up(
         beside = Flags(
             settings=given, profile=profile, engine=engine, runtime=runtime, gpus=gpus, image=image,
             memory_limit_mib=memory_limit, api_key_file=api_key_file, wait_s=wait, smoke=not no_smoke,
-            keep_failed=keep_failed, look=look, pull=pull, offline=offline, replace=replace,
+            keep_failed=keep_failed, replicas=replicas, look=look, pull=pull, offline=offline, replace=replace,
             profiles_dir=profiles_dir, json=json,
         )  # fmt: skip
         return up_file(file, beside, dry_run=dry_run)
@@ -142,6 +142,7 @@ def up(
             wait_s=wait,
             smoke=not no_smoke,
             keep_failed=keep_failed,
+            replicas=replicas or 1,
             profiles_dir=profiles_dir,
         ),
         look=look,

@@ -40,6 +40,7 @@ class Flags(NamedTuple):
     wait_s: float | None
     smoke: bool
     keep_failed: bool
+    replicas: int | None
     look: bool
     pull: bool
     offline: bool
@@ -52,7 +53,6 @@ def up_file(path: Path, flags: Flags, *, dry_run: bool) -> int:
     """Bring the file's deployments up; the exit code of the first that failed, 0 where none did."""
     catalog = Catalog(flags.profiles_dir, ask_hub=True)
     file = read(path, catalog)
-    _refuse_replicas(file.deployments)
     if len(file.deployments) > 1 and str(flags.settings.get("port", AUTO)) != AUTO:
         raise BadInput(
             f"--port is for one deployment, and {path} holds {len(file.deployments)}",
@@ -75,17 +75,6 @@ def up_file(path: Path, flags: Flags, *, dry_run: bool) -> int:
     else:
         show(results)
     return next((result.error.exit_code for result in results if result.error), 0)
-
-
-# Several servers behind one address: where `up --replicas N` is there, this refusal and its call go, and
-# `_wish` hands `replicas` to UpOptions.
-def _refuse_replicas(wanted: tuple[Wanted, ...]) -> None:
-    several = [one for one in wanted if one.replicas > 1]
-    if several:
-        raise BadInput(
-            f"replicas: {several[0].replicas} of {several[0].name}: a deployment is one server for now",
-            hint="replicas: 1, and a deployment of its own for each; `export` makes files for several",
-        )
 
 
 def _plans(path: Path, wanted: tuple[Wanted, ...], flags: Flags, catalog: Catalog) -> int:
@@ -139,6 +128,7 @@ def _wish(wanted: Wanted, path: Path, flags: Flags) -> Wish:
             wait_s=flags.wait_s or wanted.wait_s,
             smoke=flags.smoke and wanted.smoke,
             keep_failed=flags.keep_failed,
+            replicas=flags.replicas or wanted.replicas,
             profiles_dir=flags.profiles_dir,
             from_file=path,
             slo=wanted.slo,
@@ -171,6 +161,12 @@ def _done(
         return Result(wanted.name, "up", start(wish, prepared, catalog, store, narrator))
     if compared.needs_restart or (compared.state == "unhealthy" and flags.replace):
         return _replaced(wanted, compared, path, flags, catalog, store)
+    if compared.needs_scaling and compared.state == "ready":
+        deployments.scale(
+            wanted.name, wanted.replicas, store, narrator.line, wait_s=flags.wait_s or wanted.wait_s
+        )
+        narrator.clear()
+        return Result(wanted.name, "scaled", _noted(wanted, path, store))
     if compared.state in ("stopped", "died"):
         again = deployments.restart(
             wanted.name, store, narrator.line, wait_s=flags.wait_s or wanted.wait_s,
@@ -215,7 +211,7 @@ def _replaced(
         )
     wish = _wish(wanted, path, flags)
     plan(wish._replace(look=False), catalog, dry_run=False, json=flags.json)
-    before = store.deployment(wanted.name)
+    before, replicas = store.deployment(wanted.name), deployments.replicas_of(wanted.name, store)
     for line in compared.differences:
         note(f"{wanted.name}: {line}")
     deployments.down([wanted.name], store, note)
@@ -224,5 +220,5 @@ def _replaced(
         return Result(wanted.name, "replaced", start(wish, prepared, catalog, store, Narrator()))
     except DeploytoolError as error:
         if not flags.keep_failed and not isinstance(error, Interrupted):
-            bring_back(before, store, error)
+            bring_back(before, replicas, store, error)
         raise

@@ -50,6 +50,7 @@ def plan(wish: Wish, catalog: Catalog, *, dry_run: bool, json: bool = False) -> 
             wish.flags,
             catalog,
             gpus=wish.gpus,
+            replicas=wish.options.replicas,
             with_key=wish.key is not None,
             look=wish.look,
             verify=not dry_run,
@@ -69,14 +70,18 @@ def start(wish: Wish, prepared: Prepared, catalog: Catalog, store: Store, narrat
     warnings = list(prepared.plan.warnings)
     if wish.look:
         warnings += preflight.check(
-            prepared, gpus=wish.gpus, profiles=catalog.hardware_profiles(), engine_here=not wish.how.docker
+            prepared,
+            gpus=wish.gpus,
+            profiles=catalog.hardware_profiles(),
+            engine_here=not wish.how.docker,
+            replicas=wish.options.replicas,
         )
     for warning in warnings:
         note(f"warning: {warning}")
     wish.how.obtain(prepared, narrator)
     try:
         return bring_up(
-            on_cards(prepared, wish.gpus),
+            on_cards(prepared, wish.gpus, wish.options.replicas),
             wish.options,
             store,
             narrator.line,

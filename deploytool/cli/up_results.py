@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from deploytool import deployment as deployments
@@ -12,7 +13,7 @@ from deploytool.records import Deployment
 from deploytool.store import Store
 
 WIDEST = 60
-Did = Literal["up", "restarted", "replaced", "as asked", "noted", "changed", "failed"]
+Did = Literal["up", "restarted", "replaced", "scaled", "as asked", "noted", "changed", "failed"]
 
 
 class Result(NamedTuple):
@@ -33,14 +34,18 @@ class Result(NamedTuple):
         }
 
 
-def bring_back(before: Deployment, store: Store, error: DeploytoolError) -> None:
+def bring_back(
+    before: Deployment, replicas: Sequence[Deployment], store: Store, error: DeploytoolError
+) -> None:
     """The deployment as it was before its replacement failed; what became of it goes into the error."""
     was_up = before.state in ("ready", "starting")
-    back = before.model_copy(update={"state": "stopped", "wanted": "stopped", "reason": "replaced in vain"})
-    back.process = back.supervisor = back.container = back.owner = None
     narrator = Narrator()
     try:
-        store.reserve(back)
+        for one in (before, *replicas):
+            stopped = {"state": "stopped", "wanted": "stopped", "reason": "replaced in vain"}
+            back = one.model_copy(update=stopped)
+            back.process = back.supervisor = back.container = back.owner = None
+            store.reserve(back)
         if was_up:
             deployments.restart(before.name, store, narrator.line, tick=narrator.tick)
         outcome = "the one before it runs again" if was_up else "the record of the one before it is back"

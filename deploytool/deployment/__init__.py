@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from deploytool.deployment.logs import log_lines
     from deploytool.deployment.measured import memory_now
     from deploytool.deployment.refreshing import refresh, refresh_one, strays
+    from deploytool.deployment.routing import replicas_of
+    from deploytool.deployment.scaling import scale
 
 __all__ = [
     "Key",
@@ -28,7 +30,9 @@ __all__ = [
     "memory_now",
     "refresh",
     "refresh_one",
+    "replicas_of",
     "restart",
+    "scale",
     "stop",
     "strays",
     "up",
@@ -43,7 +47,9 @@ _MODULES = {
     "memory_now": "measured",
     "refresh": "refreshing",
     "refresh_one": "refreshing",
+    "replicas_of": "routing",
     "restart": "bring_up",
+    "scale": "scaling",
     "stop": "ending",
     "strays": "refreshing",
     "up": "bring_up",

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import re
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from deploytool.deployment.failures import keep_log
-from deploytool.deployment.interrupts import interruptible
+from deploytool.deployment.interrupts import Interrupts, interruptible
 from deploytool.deployment.keys import Key, recorded_key
 from deploytool.deployment.ports import check_port, free_port
+from deploytool.deployment.routing import leave
 from deploytool.deployment.starting import Say, Start
 from deploytool.errors import BadInput, DeploytoolError, Interrupted, StartFailed, Taken
 from deploytool.identity import is_alive, myself
@@ -36,6 +40,7 @@ class UpOptions(Document):
     wait_s: float | None = None
     smoke: bool = True
     keep_failed: bool = False
+    replicas: int = Field(default=1, ge=1, description="over 1: the plan's devices are those of all of them")
     profiles_dir: Path | None = None
     from_file: Path | None = None
     slo: str | None = None
@@ -55,18 +60,32 @@ def up(
     Taken (name, port), StartFailed, Unhealthy or Interrupted otherwise; then nothing is left running, unless
     `keep_failed` was asked for.
     """
+    if options.replicas > 1:
+        from deploytool.deployment.replicas import up_replicas
+
+        return up_replicas(prepared, options, store, progress, key=key, tick=tick)
     deployment = record(prepared, options, key)
     runtime(options.runtime).check(deployment)
     with interruptible() as interrupts:
-        _reserve(deployment, store)
-        try:
-            if prepared.plan.launch.port:
-                check_port(deployment.launch.host, deployment.launch.port)
-            start = Start(deployment, store, key, progress, tick)
-            return start.run(wait_s=options.wait_s, smoke=options.smoke)
-        except BaseException as error:
-            interrupts.cleaning(lambda: _kill(deployment, store))
-            raise _after_failure(deployment, store, error, keep=options.keep_failed) from error
+        reserve(deployment, store)
+        start = Start(deployment, store, key, progress, tick)
+        return start_reserved(start, options, interrupts)
+
+
+def start_reserved(
+    start: Start, options: UpOptions, interrupts: Interrupts, first: Callable[[], None] | None = None
+) -> Deployment:
+    """Start what has its name and port; `first` is done before that. Cleaned up where either fails."""
+    deployment, store = start.deployment, start.store
+    try:
+        if deployment.launch.port:
+            check_port(deployment.launch.host, deployment.launch.port)
+        if first is not None:
+            first()
+        return start.run(wait_s=options.wait_s, smoke=options.smoke)
+    except BaseException as error:
+        interrupts.cleaning(lambda: _kill(deployment, store))
+        raise _after_failure(deployment, store, error, keep=options.keep_failed) from error
 
 
 def restart(
@@ -78,12 +97,35 @@ def restart(
     smoke: bool = True,
     tick: Say | None = None,
 ) -> Deployment:
-    """End it where it runs, start it again as it was. Its record stays, whatever happens."""
+    """End it where it runs, start it again as it was. Its record stays, whatever happens.
+
+    An endpoint's replicas are restarted one after the other while it serves; see replicas.py.
+    """
+    deployment = store.deployment(name)
+    if deployment.is_endpoint:
+        from deploytool.deployment.replicas import restart_all
+
+        return restart_all(deployment, store, progress, wait_s=wait_s, smoke=smoke, tick=tick)
+    leave(deployment, store, os.environ)
+    return again(name, store, progress, claim_anew, wait_s=wait_s, smoke=smoke, tick=tick)
+
+
+def again(
+    name: str,
+    store: Store,
+    progress: Say,
+    claim: Callable[[Deployment], None],
+    *,
+    wait_s: float | None = None,
+    smoke: bool = True,
+    tick: Say | None = None,
+) -> Deployment:
+    """`restart`, once `claim` has made this command the one at work on the record; what it raises is raised."""
     deployment = store.deployment(name)
     key = recorded_key(deployment, os.environ)
     served_by, folder = runtime(deployment.runtime), store.deployment_folder(deployment.id)
     with interruptible() as interrupts:
-        deployment = store.change(deployment.id, _claim) or store.deployment(name)
+        deployment = store.change(deployment.id, claim) or store.deployment(name)
         try:
             served_by.stop(deployment, folder, CLEANUP_GRACE_S * 2)
             check_port(deployment.launch.host, deployment.launch.port)
@@ -96,7 +138,13 @@ def restart(
             raise _told(error, f"{name} is not running; its record is kept") from error
 
 
-def _claim(record: Deployment) -> None:
+def claim_anew(record: Deployment) -> None:
+    """A person asked for it: what `watch` counted begins anew."""
+    claim(record)
+    record.restarts, record.gave_up = 0, None
+
+
+def claim(record: Deployment) -> None:
     """Make this command the one at work on it; Taken where another one is."""
     if record.owner is not None and is_alive(record.owner):
         raise Taken(
@@ -112,7 +160,7 @@ def record(prepared: Prepared, options: UpOptions, key: Key | None) -> Deploymen
     plan = prepared.plan
     return Deployment(
         id=uuid.uuid4().hex[:12],
-        name=_name(options.name, plan.model),
+        name=checked_name(options.name, plan.model),
         engine=plan.engine,
         runtime=options.runtime,
         profile=plan.profile,
@@ -132,7 +180,7 @@ def record(prepared: Prepared, options: UpOptions, key: Key | None) -> Deploymen
     )
 
 
-def _name(asked: str | None, model: str) -> str:
+def checked_name(asked: str | None, model: str) -> str:
     """The name asked for, else the model's, as it can be typed in a shell."""
     if asked is not None:
         if not NAME.fullmatch(asked):
@@ -145,7 +193,7 @@ def _name(asked: str | None, model: str) -> str:
     return plain or "model"
 
 
-def _reserve(deployment: Deployment, store: Store) -> None:
+def reserve(deployment: Deployment, store: Store) -> None:
     """Take the name and the port in one step; where the port is to be chosen, choose until one is free."""
     if deployment.launch.port:
         store.reserve(deployment)

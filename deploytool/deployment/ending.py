@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from deploytool.deployment.refreshing import strays
+from deploytool.deployment.routing import leave, replicas_of
 from deploytool.errors import BadInput, DeploytoolError, UnknownName
 from deploytool.records import Deployment
 from deploytool.runtimes import runtime
@@ -17,10 +19,23 @@ Progress = Callable[[str], None]
 
 
 def stop(name: str, store: Store) -> Deployment:
-    """End the server and keep the record and its log. Stopping what is stopped is fine."""
+    """End the server and keep the record and its log. Stopping what is stopped is fine.
+
+    An endpoint is stopped with its replicas; one replica leaves the endpoint first.
+    """
     deployment = store.deployment(name)
+    replicas = replicas_of(name, store) if deployment.is_endpoint else []
+    for one in (deployment, *replicas):
+        _mark_stopping(one, store)
+    stopped = _stop(deployment, store)
+    for one in replicas:
+        _stop(one, store)
+    return stopped
+
+
+def _stop(deployment: Deployment, store: Store) -> Deployment:
     was_running = deployment.state not in ("stopped", "died")
-    _mark_stopping(deployment, store)
+    leave(deployment, store, os.environ)
     _end(deployment, store)
     seen = runtime(deployment.runtime).observe(deployment, store.folder / "deployments" / deployment.id)
 
@@ -32,7 +47,7 @@ def stop(name: str, store: Store) -> Deployment:
 
     changed = store.change(deployment.id, stopped)
     if changed is None:
-        raise UnknownName("deployment", name, [], hint="it was taken down meanwhile")
+        raise UnknownName("deployment", deployment.name, [], hint="it was taken down meanwhile")
     return changed
 
 
@@ -40,7 +55,8 @@ def down(names: Sequence[str], store: Store, progress: Progress, *, everything: 
     """End and forget deployments; returns one line for each. What is gone already is said, and no error.
 
     `everything`: all of them, and whatever carries this tool's mark without a record. Unknown names are
-    told before anything is ended; one that cannot be ended does not keep the others.
+    told before anything is ended; one that cannot be ended does not keep the others. An endpoint goes with its
+    replicas; a replica alone leaves the endpoint first.
     """
     if not names and not everything:
         raise BadInput("nothing to take down was named", hint="name deployments, or say --all")
@@ -48,6 +64,9 @@ def down(names: Sequence[str], store: Store, progress: Progress, *, everything: 
     for deployment in found:
         _mark_stopping(deployment, store)
         progress(f"taking {deployment.name} down ...")
+    for deployment in found:
+        if deployment.group not in {one.name for one in found}:
+            leave(deployment, store, os.environ)
     errors: list[DeploytoolError] = []
     with ThreadPoolExecutor(max_workers=8) as pool:
         endings = [pool.submit(_end, deployment, store) for deployment in found]
@@ -73,13 +92,16 @@ def _chosen(names: Sequence[str], store: Store, everything: bool) -> tuple[list[
         return store.deployments(), []
     found, lines = [], []
     for name in dict.fromkeys(names):
+        replicas = replicas_of(name, store)
         try:
             found.append(store.deployment(name))
         except UnknownName:
             since = store.forgotten_at(name)
-            if since is None:
+            if since is None and not replicas:
                 raise
-            lines.append(f"{name}: is down already, since {since}")
+            if not replicas:
+                lines.append(f"{name}: is down already, since {since}")
+        found += [one for one in replicas if one.name not in names]
     return found, lines
 
 

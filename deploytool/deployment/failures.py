@@ -20,10 +20,10 @@ def start_failed(deployment: Deployment, store: Store, what: str, hint: str) -> 
 
     `hint` is for where the log names no cause that the engine knows.
     """
-    from deploytool.engines import engine
+    from deploytool.engines import program
 
     lines = log_end(deployment, store, LINES_READ)
-    cause = engine(deployment.engine).diagnose("\n".join(lines))
+    cause = program(deployment.launch.engine).diagnose("\n".join(lines))
     if cause is None:
         return StartFailed(f"{deployment.name} {what}", hint=hint, details=details(deployment, lines))
     kind: type[DeploytoolError] = Taken if cause.name == "port" else StartFailed

@@ -12,11 +12,13 @@ What can be found, and what becomes of it:
 
 from __future__ import annotations
 
+import contextlib
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from deploytool.deployment.routing import replicas_of, take_in
 from deploytool.errors import DeploytoolError
 from deploytool.identity import is_alive
 from deploytool.records import Deployment, DeploymentState
@@ -40,19 +42,45 @@ class Truth:
 
 def refresh(store: Store) -> list[Deployment]:
     """Look at all deployments at once, write down what changed, return them as they are."""
-    deployments = store.deployments()
+    return _refreshed(store.deployments(), store)
+
+
+def refresh_one(name: str, store: Store) -> Deployment:
+    """The same for one deployment, an endpoint with its replicas; UnknownName where there is none."""
+    found = [store.deployment(name), *replicas_of(name, store)]
+    mended = _refreshed(found, store)
+    return next((one for one in mended if one.id == found[0].id), None) or store.deployment(name)
+
+
+def _refreshed(deployments: list[Deployment], store: Store) -> list[Deployment]:
     if not deployments:
         return []
     with ThreadPoolExecutor(max_workers=min(LOOKERS, len(deployments))) as pool:
         truths = list(pool.map(lambda one: look(one, store), deployments))
+    truths = [
+        _with_replicas(one, truth, deployments, truths)
+        for one, truth in zip(deployments, truths, strict=True)
+    ]
     mended = [_write(*pair, store) for pair in zip(deployments, truths, strict=True)]
     return [deployment for deployment in mended if deployment is not None]
 
 
-def refresh_one(name: str, store: Store) -> Deployment:
-    """The same for one deployment; UnknownName where there is none."""
-    deployment = store.deployment(name)
-    return _write(deployment, look(deployment, store), store) or store.deployment(name)
+def _with_replicas(
+    endpoint: Deployment, truth: Truth, deployments: list[Deployment], truths: list[Truth]
+) -> Truth:
+    """An endpoint that serves says which of its replicas do not."""
+    if not endpoint.is_endpoint or truth.state not in ("ready", "unhealthy"):
+        return truth
+    states = {
+        one.name: seen.state
+        for one, seen in zip(deployments, truths, strict=True)
+        if one.group == endpoint.name
+    }
+    missing = [f"{name} {state}" for name, state in states.items() if state != "ready"]
+    if not missing:
+        return truth
+    few = f"{len(states) - len(missing)} of {len(states)} replicas are ready: {', '.join(missing)}"
+    return replace(truth, reason=f"{truth.reason}; {few}" if truth.reason else few)
 
 
 def strays(store: Store) -> list[tuple[str, Stray]]:
@@ -71,7 +99,7 @@ def look(deployment: Deployment, store: Store) -> Truth:
         return Truth(seen, *_gone(deployment, seen))
     if deployment.wanted == "stopped":
         return Truth(seen, "unhealthy", f"a stop was cut off: `deploytool stop {deployment.name}` again")
-    return Truth(seen, *_alive(deployment, seen))
+    return Truth(seen, *_alive(deployment, seen, store))
 
 
 def _gone(deployment: Deployment, seen: Observation) -> tuple[DeploymentState, str]:
@@ -89,12 +117,14 @@ def _gone(deployment: Deployment, seen: Observation) -> tuple[DeploymentState, s
     return "died", reason
 
 
-def _alive(deployment: Deployment, seen: Observation) -> tuple[DeploymentState, str | None]:
+def _alive(deployment: Deployment, seen: Observation, store: Store) -> tuple[DeploymentState, str | None]:
     from deploytool.probes.liveness import alive
 
     readiness = deployment.launch.readiness
     probe = alive(deployment.launch.url, readiness.path, readiness.probe_timeout_s)
     if deployment.state == "starting":
+        if deployment.is_endpoint and not probe.ok:
+            _take_in_again(deployment, store)
         return _orphaned_start(deployment, probe)
     if deployment.ready_at is None:
         # Kept although its proof failed: that it answers makes it no better.
@@ -103,6 +133,12 @@ def _alive(deployment: Deployment, seen: Observation) -> tuple[DeploymentState, 
         return "ready", seen.reason
     odd = f"{seen.reason}; " if seen.reason else ""
     return "unhealthy", f"{odd}{readiness.path}: {probe.reason}; see `deploytool logs {deployment.name}`"
+
+
+def _take_in_again(endpoint: Deployment, store: Store) -> None:
+    """Its `up` was killed before it told the router of the replicas: done now, or at the next look."""
+    with contextlib.suppress(DeploytoolError), Store(store.folder) as own:
+        take_in(endpoint, own, os.environ)
 
 
 def _orphaned_start(deployment: Deployment, probe: Probe) -> tuple[DeploymentState, str | None]:
@@ -132,7 +168,7 @@ def _write(deployment: Deployment, truth: Truth, store: Store) -> Deployment | N
         if record.model_dump_json() != before:
             return
         if truth.state == "ready" and record.state == "starting":
-            record.ready_at = now()
+            record.ready_at, record.proven = now(), True
         record.state, record.reason, record.owner = truth.state, truth.reason, None
         record.exit_status = seen.exit_status
         if seen.running is not None and seen.alive:

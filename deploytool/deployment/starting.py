@@ -17,6 +17,8 @@ from deploytool.deployment.failures import start_failed
 from deploytool.deployment.keys import Key
 from deploytool.deployment.measured import cards_before, memory_now, warmed_mib
 from deploytool.deployment.proof import proven, smoked
+from deploytool.deployment.routing import join, take_in
+from deploytool.engines.sglang_router import LIVE_PATH
 from deploytool.errors import StartFailed
 from deploytool.launch import LaunchSpec
 from deploytool.probes import alive
@@ -37,14 +39,14 @@ class Start:
     def __init__(
         self, deployment: Deployment, store: Store, key: Key | None, progress: Say, tick: Say | None
     ) -> None:
-        from deploytool.engines import engine
+        from deploytool.engines import program
 
         self.deployment = deployment
         self.store = store
         self.progress = progress
         self.tick = tick
         self.key = key
-        self.engine = engine(deployment.engine)
+        self.program = program(deployment.launch.engine)
         self.runtime: Runtime = runtime(deployment.runtime)
         self.folder: Path = store.deployment_folder(deployment.id)
         self.began = time.monotonic()
@@ -54,9 +56,12 @@ class Start:
     def run(self, *, wait_s: float | None, smoke: bool) -> Deployment:
         spec = self.deployment.launch
         before = cards_before(self.deployment)
-        self.say(f"starting {self.deployment.name} ({self.deployment.engine}) at {spec.url}")
+        self.say(f"starting {self.deployment.name} ({spec.engine}) at {spec.url}")
         self.launch()
-        self.wait(spec.readiness.start_timeout_s if wait_s is None else wait_s)
+        wait_s = spec.readiness.start_timeout_s if wait_s is None else wait_s
+        if self.deployment.is_endpoint:
+            self.take_in_replicas(wait_s)
+        self.wait(wait_s)
         self.say("answers; proving its vectors")
         environ = self.environ()
         proven(self.deployment, environ)
@@ -68,7 +73,19 @@ class Start:
         self.runtime.keep_up(self.deployment, self.folder)
         deployment = self.record(ready_s, memory)
         keep(from_start(deployment))
+        if deployment.group is not None:
+            join(deployment, self.store, environ, self.say)
         return deployment
+
+    def take_in_replicas(self, wait_s: float) -> None:
+        """Once the router lives, tell it of every replica that is ready; later ones tell it themselves."""
+        deadline = self.began + wait_s
+        url = self.deployment.launch.url
+        while not alive(url, LIVE_PATH).ok and time.monotonic() < deadline:
+            self.still_there()
+            time.sleep(POLL_S)
+        self.still_there()
+        take_in(self.deployment, self.store, self.environ())
 
     def launch(self) -> None:
         running = self.runtime.start(self.deployment, self.folder, self.key.value if self.key else None)
@@ -103,7 +120,7 @@ class Start:
     def follow(self, reader: LogReader) -> None:
         """Tell new stages as the log announces them, and now and then that it still works."""
         for line in reader.read():
-            stage = self.engine.stage(line)
+            stage = self.program.stage(line)
             if stage is not None and stage != self.stage:
                 self.stage = stage
                 self.say(stage)
@@ -121,13 +138,13 @@ class Start:
         what = f"died at the stage '{self.stage}': {seen.reason}"
         hint = "paste the command to see it fail in a shell"
         if seen.exit_status == CANNOT_EXECUTE:
-            hint = f"is the engine installed? {self.engine.install}"
+            hint = f"is the engine installed? {self.program.install}"
         raise start_failed(self.deployment, self.store, what, hint)
 
     def record(self, ready_s: float, memory: dict[str, object]) -> Deployment:
         def ready(record: Deployment) -> None:
             record.state, record.reason, record.owner = "ready", None, None
-            record.ready_at, record.ready_s = now(), ready_s
+            record.ready_at, record.ready_s, record.proven = now(), ready_s, True
             record.memory = {**record.memory, **memory}
 
         self.change(ready)

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 from deploytool.catalog import Catalog
 from deploytool.deployment_file import AUTO, DeploymentFile, Wanted
 from deploytool.engines import ENGINES
@@ -42,10 +44,21 @@ class Compared(Document):
     reason: str | None = None
     differences: tuple[Difference, ...] = ()
 
+    endpoint: bool = Field(default=False, exclude=True, description="whether replicas stand behind it")
+
     @property
     def needs_restart(self) -> bool:
-        """Whether a change concerns the server itself, and not only what is noted of it."""
-        return any(difference.field != "slo" for difference in self.differences)
+        """Whether a change concerns the servers themselves, not how many they are or what is noted of them."""
+        return any(difference.field not in self._borne for difference in self.differences)
+
+    @property
+    def needs_scaling(self) -> bool:
+        """Whether it is an endpoint with more or fewer replicas than asked for."""
+        return self.endpoint and any(difference.field == "replicas" for difference in self.differences)
+
+    @property
+    def _borne(self) -> tuple[str, ...]:
+        return ("slo", "replicas") if self.endpoint else ("slo",)
 
 
 def compare(
@@ -53,26 +66,41 @@ def compare(
 ) -> list[Compared]:
     """Every deployment of the file in its order, then those that it no longer names."""
     there = {one.name: one for one in deployments}
-    found = [_compared(wanted, there.get(wanted.name), catalog) for wanted in file.deployments]
+    found = [
+        _compared(
+            wanted,
+            there.get(wanted.name),
+            [one for one in deployments if one.group == wanted.name],
+            catalog,
+        )
+        for wanted in file.deployments
+    ]
     return found + [
         Compared(name=one.name, status="gone", state=one.state)
         for one in deployments
-        if one.from_file == str(path.expanduser().absolute()) and file.named(one.name) is None
+        if one.group is None
+        and one.from_file == str(path.expanduser().absolute())
+        and file.named(one.name) is None
     ]
 
 
-def _compared(wanted: Wanted, found: Deployment | None, catalog: Catalog) -> Compared:
+def _compared(
+    wanted: Wanted, found: Deployment | None, replicas: Sequence[Deployment], catalog: Catalog
+) -> Compared:
     if found is None:
         return Compared(name=wanted.name, status="new")
-    differences = tuple(_differences(wanted, found, catalog))
+    differences = tuple(_differences(wanted, found, replicas, catalog))
     running = found.state in ("ready", "starting")
     status: Status = "changed" if differences else "as asked" if running else "not running"
     return Compared(
-        name=wanted.name, status=status, state=found.state, reason=found.reason, differences=differences
-    )
+        name=wanted.name, status=status, state=found.state, reason=found.reason, differences=differences,
+        endpoint=found.is_endpoint,
+    )  # fmt: skip
 
 
-def _differences(wanted: Wanted, found: Deployment, catalog: Catalog) -> Iterator[Difference]:
+def _differences(
+    wanted: Wanted, found: Deployment, replicas: Sequence[Deployment], catalog: Catalog
+) -> Iterator[Difference]:
     model, profile = _model(wanted.model, catalog), catalog.hardware(wanted.profile)
     if model != found.model:
         yield Difference(field="model", deployed=found.model, asked=model)
@@ -80,7 +108,10 @@ def _differences(wanted: Wanted, found: Deployment, catalog: Catalog) -> Iterato
         yield Difference(field="profile", deployed=found.profile, asked=profile.name)
     if wanted.engine not in (AUTO, found.engine):
         yield Difference(field="engine", deployed=found.engine, asked=wanted.engine)
-    yield from _launch(wanted, found)
+    count = len(replicas) if found.is_endpoint else 1
+    if wanted.replicas != count:
+        yield Difference(field="replicas", deployed=count, asked=wanted.replicas)
+    yield from _launch(wanted, found, replicas[0] if replicas else found)
     yield from _settings(wanted, found)
     if wanted.slo != found.slo:
         yield Difference(field="slo", deployed=found.slo, asked=wanted.slo)
@@ -94,13 +125,13 @@ def _model(reference: str, catalog: Catalog) -> str:
         return reference
 
 
-def _launch(wanted: Wanted, found: Deployment) -> Iterator[Difference]:
-    """What the start itself was told, where the file says something of it."""
-    launch = found.launch
+def _launch(wanted: Wanted, found: Deployment, server: Deployment) -> Iterator[Difference]:
+    """What the start itself was told, where the file says something of it; `server`: it, or one of its replicas."""
+    launch = server.launch
     key = f"file {wanted.api_key_file}" if wanted.api_key_file is not None else None
     asked: dict[str, tuple[object, object]] = {
-        "runtime": (found.runtime, wanted.runtime),
-        "gpu": (list(launch.devices), list(wanted.gpu) or None),
+        "runtime": (server.runtime, wanted.runtime),
+        "gpu": (list(found.launch.devices), list(wanted.gpu) or None),
         "image": (launch.image, wanted.image),
         "memory_limit_mib": (launch.memory_limit_mib, wanted.memory_limit_mib),
         "api_key_file": (found.key_source, key),

@@ -23,9 +23,13 @@ class Running(Document):
 
 
 class Observation(Document):
-    """What is there now. `reason` says in words how a server that is gone ended, or what is odd."""
+    """What is there now. `reason` says in words how a server that is gone ended, or what is odd.
+
+    `returning`: it is gone, and the runtime itself is about to start it again.
+    """
 
     alive: bool
+    returning: bool = False
     running: Running | None = None
     exit_status: int | None = None
     reason: str | None = None

@@ -94,6 +94,7 @@ class DockerRuntime:
             return Observation(alive=True, running=running(found, found["Id"]), reason=oddities(found))
         return Observation(
             alive=False,
+            returning=bool(found["State"].get("Restarting")),
             running=Running(container=found["Id"][:SHORT]),
             exit_status=exit_status(found["State"]),
             reason=how_it_ended(found),

@@ -126,7 +126,10 @@ class ProcessRuntime:
         if running is None or running.process is None:
             reason = "no server was started"
             return Observation(alive=False, reason=reason, leftovers=leftovers)
-        if ending is None and is_alive(running.supervisor) and self._ends_soon(folder):
+        if ending is None:
+            # Both may have ended since it was looked for: a supervisor that is gone has written it by now.
+            if is_alive(running.supervisor):
+                self._ends_soon(folder)
             ending = _read_json(folder / "exit.json")
         reason = how_it_ended(ending, rebooted=running.process.boot_id not in (None, boot_id()))
         if is_reused(running.process):
@@ -139,14 +142,13 @@ class ProcessRuntime:
             alive=False, running=running, exit_status=status, reason=reason, leftovers=leftovers
         )
 
-    def _ends_soon(self, folder: Path) -> bool:
+    def _ends_soon(self, folder: Path) -> None:
         """Wait a moment for the supervisor, which is about to write how the server ended."""
         deadline = time.monotonic() + 1.0
         while time.monotonic() < deadline:
             if (folder / "exit.json").exists():
-                return True
+                return
             time.sleep(0.01)
-        return False
 
     def stop(self, deployment: Deployment, folder: Path, grace_s: float = STOP_GRACE_S) -> None:
         with contextlib.suppress(FileNotFoundError):

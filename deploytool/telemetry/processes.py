@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections.abc import Sequence
 
 import psutil
 
@@ -48,16 +49,17 @@ class ProcessTree:
     Who belongs to the tree is looked up once in `refresh_s` (0: at every call), or less often where a look,
     which walks every process of the machine, would take more than `LOOK_SHARE` of the time; memory is read
     at every call. The root is told from a later process with its pid by its start time; members that
-    outlive their parent stay in the tree.
+    outlive their parent stay in the tree. also: further roots, of servers that work for this one.
     """
 
-    def __init__(self, pid: int, refresh_s: float = 1.0) -> None:
+    def __init__(self, pid: int, refresh_s: float = 1.0, also: Sequence[int] = ()) -> None:
         self.pid = pid
         self._refresh_s = refresh_s
         self._look_at = -math.inf
         self._members: dict[int, psutil.Process] = {}
-        with contextlib.suppress(psutil.NoSuchProcess):
-            self._members[pid] = psutil.Process(pid)
+        for root in (pid, *also):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self._members[root] = psutil.Process(root)
 
     def pids(self) -> frozenset[int]:
         """The pids of the tree, as of the last look."""

@@ -36,7 +36,7 @@ class MemorySampler:
 
     pid: root of the server's process tree on this host, None where the server is not ours to look at.
     devices: NVML indices of its cards; None: every card of this machine; empty: it uses none, and
-    `no_devices_reason` says why (it stands where memory of cards would).
+    `no_devices_reason` says why (it stands where memory of cards would). also: roots of its replicas.
     """
 
     def __init__(
@@ -46,11 +46,12 @@ class MemorySampler:
         interval_s: float = 0.1,
         *,
         no_devices_reason: str = NO_CARD,
+        also: Sequence[int] = (),
     ) -> None:
         if not 0 < interval_s <= 0.1:
             raise ValueError("interval_s must be above 0 and at most 0.1")
         self._interval_ns = round(interval_s * 1e9)
-        self._tree = None if pid is None else ProcessTree(pid)
+        self._tree = None if pid is None else ProcessTree(pid, also=also)
         self._rss_reason = NOBODY if pid is None else f"the server's process {pid} is gone"
         self._cards = Cards(devices, no_devices_reason, self._tree)
         self._timeline = Timeline()

@@ -10,6 +10,7 @@ import argparse
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -26,9 +27,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--never-ready", action="store_true")
     parser.add_argument("--say", default="")
     parser.add_argument("--fail", type=int, metavar="CODE", help="exit with CODE instead of serving")
+    parser.add_argument("--once", type=Path, help="serve where this file is not there yet, else exit with 9")
     parser.add_argument("--key-variable", help="enforce the key that this variable holds, and print it")
     parser.add_argument("--key-file", type=Path, help="the same with a file")
     parser.add_argument("--ignore-term", action="store_true")
+    parser.add_argument("--finishes", action="store_true", help="on SIGTERM answer what came in, then end")
     parser.add_argument("--child", action="store_true", help="fork a child that makes its own session")
     parser.add_argument("--orphan", action="store_true", help="the same, and its parent exits at once")
     parser.add_argument("--bare-child", action="store_true", help="fork a child without environment")
@@ -47,6 +50,20 @@ def fork_away(*, between: bool) -> None:
         os._exit(0)
 
 
+def serve(given: argparse.Namespace, key: str | None) -> None:
+    if given.never_ready:
+        time.sleep(600)
+    time.sleep(given.load_s)
+    asked = threading.Event()
+    if given.finishes:
+        signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    with FaultyServer(given.fault, key=key, port=given.port) as server:
+        print("serving", flush=True)
+        asked.wait()
+        while server.busy:
+            time.sleep(0.01)
+
+
 def main() -> None:
     given = arguments()
     if given.ignore_term:
@@ -61,6 +78,11 @@ def main() -> None:
         print(f"{number} ".ljust(1 << 20, "x"), flush=True)
     if given.fail is not None:
         sys.exit(given.fail)
+    if given.once:
+        try:
+            given.once.touch(exist_ok=False)
+        except FileExistsError:
+            sys.exit(9)
     key = os.environ[given.key_variable] if given.key_variable else None
     key = given.key_file.read_text() if given.key_file else key
     if key:
@@ -69,13 +91,7 @@ def main() -> None:
             sys.stdout.write(letter)
             sys.stdout.flush()
         print(flush=True)
-    if given.never_ready:
-        time.sleep(600)
-    time.sleep(given.load_s)
-    with FaultyServer(given.fault, key=key, port=given.port):
-        print("serving", flush=True)
-        while True:
-            time.sleep(600)
+    serve(given, key)
 
 
 if __name__ == "__main__":

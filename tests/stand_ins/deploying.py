@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING
 from ports import unused_port
 
 from deploytool.errors import DeploytoolError
+from deploytool.identity import identify
 from deploytool.launch import LaunchSpec, Readiness, SecretUse
 from deploytool.records import Deployment
 from deploytool.runtimes import marks
@@ -92,6 +95,25 @@ def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
 def ours(home: Path) -> list[int]:
     """Every living process that carries the mark of the state folder below `home`: all that may be left."""
     return [who.pid for found in marks.marked(home / "data").values() for who in found]
+
+
+def kill_server(deployment: Deployment) -> None:
+    """SIGKILL to the server itself, and wait until it is gone."""
+    assert deployment.process is not None
+    os.kill(deployment.process.pid, signal.SIGKILL)
+    until(lambda: identify(deployment.process.pid) is None)  # type: ignore[union-attr]
+
+
+def finished(home: Path) -> None:
+    """At the end of a test: what it left is taken down; nothing may be there after that."""
+    from deploytool.deployment import down
+
+    with Store() as opened, contextlib.suppress(DeploytoolError):
+        down([], opened, lambda _: None, everything=True)
+    left = ours(home)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left
 
 
 def main() -> int:

@@ -26,6 +26,7 @@ from typing import Any
 WIDTH = 256
 MODEL = "stand-in"
 SLOW_S = 1.5
+LONG_WORK = "a text that takes long"  # alone in a request it takes SLOW_S, whatever the fault
 Vector = list[float]
 Document = dict[str, Any]
 
@@ -61,6 +62,7 @@ def _noisy(vector: Vector, amount: float, seed: object) -> Vector:
 
 
 _ticket = itertools.count()
+_counting = threading.Lock()
 
 
 def _by_length(vectors: list[Vector], texts: list[str]) -> list[Vector]:
@@ -161,6 +163,7 @@ class FaultyServer:
         self.requests: list[tuple[str, str, bytes]] = []
         self.keys: list[str | None] = []
         self.bad_inputs = 0
+        self.busy = 0
         self.batches = 0
         self.connections = 0
         self.seen: set[str] = set()
@@ -241,6 +244,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def answer(self, body: bytes) -> None:
         owner = self.server.owner
+        with _counting:
+            owner.busy += 1
+        try:
+            self.answered(owner, body)
+        finally:
+            with _counting:
+                owner.busy -= 1
+
+    def answered(self, owner: FaultyServer, body: bytes) -> None:
         owner.requests.append((self.command, self.path, body))
         owner.keys.append(self.headers.get("authorization"))
         if self.fault == "dies_at_once":
@@ -282,6 +294,8 @@ class _Handler(BaseHTTPRequestHandler):
         request = self.read(body)
         texts = [request["input"]] if isinstance(request["input"], str) else request["input"]
         owner = self.server.owner
+        if texts == [LONG_WORK]:
+            time.sleep(SLOW_S)
         if self.fault == "refuses_32" and len(texts) > 16:
             raise Refusal(413, "at most 16 texts a request")
         if self.fault == "long_500" and any(len(text) > 2000 for text in texts):
