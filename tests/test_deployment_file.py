@@ -22,6 +22,7 @@ from deploytool.errors import InvalidFile, Taken
 from deploytool.from_file.differences import Compared, compare
 from deploytool.from_file.known import read
 from deploytool.from_file.schema import schema
+from deploytool.launch import ROUTER
 from deploytool.records import Deployment
 from deploytool.store import Store
 
@@ -193,6 +194,20 @@ def test_what_the_file_once_had_is_gone(tmp_path: Path) -> None:
     ]
 
 
+def test_replicas_are_counted_and_an_endpoint_is_scaled(tmp_path: Path) -> None:
+    path = written(tmp_path, MINI | {"set": {"max_length": 128}, "replicas": 3})
+    (single,) = compared(path, running(path))
+    assert [str(one) for one in single.differences] == ["replicas: 1 -> 3"]
+    assert single.needs_restart and not single.needs_scaling
+    like = running(path)
+    router = like.launch.model_copy(update={"engine": ROUTER})
+    endpoint = like.model_copy(update={"launch": router})
+    members = [running(path, name=f"mini-{number}", group="mini") for number in (1, 2)]
+    (one,) = compared(path, endpoint, *members)
+    assert [str(difference) for difference in one.differences] == ["replicas: 2 -> 3"]
+    assert one.needs_scaling and not one.needs_restart
+
+
 def test_the_schema_takes_right_files_and_knows_the_engines_settings(tmp_path: Path) -> None:
     document = schema("deployment", models=["all-minilm-l6-v2"], profiles=["cpu"])
     jsonschema_rs.meta.validate(document)
@@ -327,5 +342,30 @@ def test_a_file_is_brought_up_compared_replaced_and_taken_down(cli: CommandLine,
     assert back["state"] == "ready" and back["pid"] != pid
 
     assert cli("down", "-f", str(path)).stdout == "mini: down\n"
+    with Store() as store:
+        assert down([], store, lambda _: None, everything=True) == []
+
+
+@pytest.mark.slow
+@pytest.mark.model
+def test_replicas_of_a_file_are_scaled_and_brought_back(cli: CommandLine, tmp_path: Path) -> None:
+    path = written(tmp_path, MINI | {"port": "auto", "replicas": 2})
+    assert answered(cli("up", "-f", str(path), "--no-smoke", "--json"))["mini"]["result"] == "up"
+    assert cli("diff", "-f", str(path)).returncode == 0
+
+    written(tmp_path, MINI | {"port": "auto"})
+    fewer = cli("diff", "-f", str(path))
+    assert fewer.returncode == 1 and "replicas: 2 -> 1" in fewer.stdout
+    assert answered(cli("up", "-f", str(path), "--json"))["mini"]["result"] == "scaled"
+    assert [one["name"] for one in json.loads(cli("ps", "--json").stdout)] == ["mini", "mini-1"]
+
+    written(tmp_path, MINI | {"port": "auto", "wait_s": 0.2, "set": {"max_queue": 9}})
+    failed = cli("up", "-f", str(path), "--replace", "--no-smoke", "--json")
+    assert answered(failed, 5)["mini"]["result"] == "failed"
+    assert "the one before it runs again" in failed.stderr
+    assert [one["state"] for one in json.loads(cli("ps", "--json").stdout)] == ["ready", "ready"]
+    assert cli("smoke", "mini").returncode == 0
+
+    assert cli("down", "-f", str(path)).returncode == 0
     with Store() as store:
         assert down([], store, lambda _: None, everything=True) == []
