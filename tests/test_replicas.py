@@ -6,6 +6,7 @@ import collections
 import json
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -130,6 +131,16 @@ def test_one_that_fails_takes_the_others_with_it(store: Store, home: Path, tmp_p
         bring_up(store, 2, "--once", str(tmp_path / "was-here"))
     assert "exited with 9" in caught.value.message
     assert ours(home) == [] and store.deployments() == []
+
+
+def test_a_router_that_is_not_installed_is_told_before_anything_starts(
+    store: Store, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "sglang_router", None)
+    with pytest.raises(NotAvailable, match="--replicas needs the package sglang-router") as caught:
+        bring_up(store, 2)
+    assert caught.value.hint == "pip install 'deploytool[router]'"
+    assert store.deployments() == [] and ours(home) == []
 
 
 def test_a_name_with_no_room_for_a_number_is_refused(store: Store) -> None:
