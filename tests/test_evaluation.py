@@ -150,6 +150,15 @@ def test_the_prompts_of_the_card_are_sent_and_can_be_changed(notes: Path, cards:
         assert "q: " + NOTES["kiln"][1] in texts_sent(server) and NOTES["kiln"][0] in texts_sent(server)
 
 
+def test_the_pooling_of_an_encoder_is_doubted_where_nothing_tells_it(notes: Path, cards: Path) -> None:
+    encoder = CARD.replace("pooling: mean\n", "").replace("kind: embedding", "kind: encoder")
+    (cards / "models" / "bare.yaml").write_text(encoder.replace("name: prompted", "name: bare"))
+    with FaultyServer() as server:
+        found = run(server.url, notes, model="bare", profiles_dir=cards)
+    assert found.pooling is None
+    assert any("bare ships no pooling, and" in finding for finding in found.findings)
+
+
 def test_smaller_sizes_are_cut_here_and_compared(notes: Path, cards: Path) -> None:
     with FaultyServer() as server:
         found = run(server.url, notes, model="prompted", profiles_dir=cards, dims=(256, 64, 8))
