@@ -15,6 +15,7 @@ NULL_OPEN_CLIENTS = 16
 def calibrate() -> None:
     """The same requests at a server that only sends bytes: what this client can do, and what it adds."""
     load, cells = LOAD, LOAD.shared.cells
+    load.calibrating = True
     url, samples, load.samples = load.cell["null_url"], load.samples, None
     server = lean_http.Server(url)
     requests = load.requests
@@ -43,6 +44,7 @@ def calibrate() -> None:
     load.requests, load.samples, load.sent, load.lines = requests, samples, 0, []
     load.tally.requests = load.tally.errors = 0
     load.tally.latencies.clear()
+    load.calibrating = False
 
 
 def null_client(server: lean_http.Server, start_ns: int, end_ns: int, latencies: list[int]) -> None:

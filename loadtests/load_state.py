@@ -100,6 +100,7 @@ class Load:
     keep_at: list[int] = field(default_factory=list)
     kept: list[tuple[int, bytes]] = field(default_factory=list)
     null: dict[str, float | int] = field(default_factory=dict)
+    calibrating: bool = False  # `requests` are those of the server that only sends bytes
 
     @property
     def processes(self) -> int:
