@@ -319,6 +319,7 @@ def answered(answer: subprocess.CompletedProcess[str], code: int = 0) -> dict[st
 
 @pytest.mark.slow
 @pytest.mark.model
+@pytest.mark.timeout(600)  # two whole starts, on a machine that may be busy
 def test_a_file_is_brought_up_compared_replaced_and_taken_down(cli: CommandLine, tmp_path: Path) -> None:
     path = written(tmp_path, MINI | {"port": "auto"}, MINI | {"name": "gone", "model": str(tmp_path / "no")})
     first = answered(cli("up", "-f", str(path), "--no-smoke", "--json"), 2)
