@@ -44,20 +44,16 @@ config = transformers.BertConfig(
 )
 tokenizer.model_max_length = 128
 tokenizer.save_pretrained(target)
-
-
-def predict(query, documents):
-    return CrossEncoder(target).predict([(query, text) for text in documents], show_progress_bar=False)
-
-
-for seed in range(100):  # one of those that happen to find the probes' answers relevant
-    torch.manual_seed(seed)
-    transformers.BertForSequenceClassification(config).save_pretrained(target)
-    found = predict(probe.QUERY, probe.DOCUMENTS)
-    if found[list(probe.RIGHT)].min() > found[[1, 3]].max() + 0.05:
-        break
+# A random encoder, and a head that finds the probes' answers relevant: `up` asks for that.
+torch.manual_seed(5)
+model = transformers.BertForSequenceClassification(config).eval()
+pairs = tokenizer([probe.QUERY] * 4, list(probe.DOCUMENTS), padding=True, return_tensors="pt")
+with torch.no_grad():
+    wanted = torch.tensor([[2.0 if index in probe.RIGHT else -2.0] for index in range(4)])
+    model.classifier.weight.copy_((torch.linalg.pinv(model.bert(**pairs).pooler_output) @ wanted).T)
+model.save_pretrained(target)
 query, documents = json.loads(work)
-scores = predict(query, documents)
+scores = CrossEncoder(target).predict([(query, text) for text in documents], show_progress_bar=False)
 print(json.dumps([float(score) for score in scores]))
 """
 
@@ -157,7 +153,7 @@ def test_many_clients_get_their_own_scores(reranker: Reranker) -> None:
 
 
 @pytest.mark.model
-def test_what_it_is_and_what_it_is_not(reranker: Reranker, minilm_server: Any) -> None:
+def test_what_it_is_and_what_it_is_not(reranker: Reranker) -> None:
     _, document = reranker.call(f"/v1/models/{MODEL}")
     assert document["kind"] == "reranker" and document["dimensions"] is None
     status, refused = reranker.call("/v1/embeddings", {"input": "hello"})
@@ -174,7 +170,7 @@ def test_what_it_is_and_what_it_is_not(reranker: Reranker, minilm_server: Any) -
 @pytest.mark.model
 def test_no_mutated_request_is_a_server_error(reranker: Reranker) -> None:
     chance = random.Random(4)  # noqa: S311 - a load
-    requests = [mutated(chance, MODEL) for _ in range(200)]
+    requests = [mutated(chance, MODEL) for _ in range(120)]
     statuses = [send(reranker.port, request) for request in requests]
     assert not [status for status in statuses if status is not None and status >= 500]
     assert 200 in statuses and 400 in statuses
