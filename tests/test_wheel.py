@@ -43,7 +43,7 @@ def test_the_wheel_carries_its_data(wheel: Path) -> None:
     assert "deploytool/_data/docker/st-server.Dockerfile" in names
     assert "deploytool/_data/docker/requirements.txt" in names
     assert "deploytool/py.typed" in names
-    assert "deploytool/reports/page.css" in names
+    assert {"deploytool/reports/page.css", "deploytool/bakeoff/example.yaml"} <= set(names)
     assert not [name for name in names if "tests/" in name and "loadtests/" not in name]
 
 
