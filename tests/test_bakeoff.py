@@ -435,9 +435,11 @@ def test_a_real_model_from_start_to_table_killed_in_between(
     found = Decision.model_validate_json(done.stdout).rows[0]
     assert found.state == "measured" and found.quality["notes"]["recall@1"].value == 1.0
     numbers = {column.name: found.number(column.name) for column in COLUMNS}
-    assert {name for name, value in numbers.items() if value is None} == {
-        "slo_p99_ms", "slo_concurrency", "usd_per_1m_tokens", "languages", "licence", "local",
-    } - ({"slo_p99_ms"} if numbers["slo_p99_ms"] else set()), numbers  # fmt: skip
+    unknown = {name for name, value in numbers.items() if value is None}
+    texts = {"usd_per_1m_tokens", "languages", "licence", "local"}
+    # A busy machine may have no time for the search, or too few requests for P99: then the reason is told.
+    assert texts <= unknown <= texts | {"slo_qps", "slo_p99_ms", "slo_concurrency"}, numbers
+    assert all(found.figures[name].reason for name in unknown - texts)
     assert (numbers["dims"], numbers["bytes_per_vector"]) == (384, 1536)
     assert 80 < (numbers["model_mib"] or 0) < 100 and (numbers["memory_peak_mib"] or 0) > 200
     assert found.figures["licence"].value == "apache-2.0" and found.figures["local"].value is True

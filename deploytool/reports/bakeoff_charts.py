@@ -54,6 +54,7 @@ def scatter(decision: Decision, dataset: str) -> Markup | None:
         plot.x_axis(x, f"latency of one text, P50, ms{' (log scale)' if x.log else ''}"),
         plot.y_axis(y, f"{TITLE}, with its 95 % interval"),
         drawn,
+        class_="wide",
     )
     return scrolled(drawing, f"Quality against latency on {dataset}")
 
@@ -203,6 +204,7 @@ def by_dims(decision: Decision, dataset: str) -> Markup | None:
         plot.y_axis(y, f"{TITLE}, with its 95 % interval"),
         lines,
         levels,
+        class_="wide",
     )
     return scrolled(drawing, f"Quality by the size of the vectors on {dataset}")
 
