@@ -84,8 +84,9 @@ def prepare(
     NotAvailable (8: an alias without a card, files that are not what their card says).
     """
     card = catalog.model(model)
-    if "gguf" in flags:
-        card = with_gguf(card, Path(str(flags["gguf"])).expanduser())
+    gguf = flags.get("gguf", (deployment_file or {}).get("gguf"))
+    if gguf is not None:
+        card = with_gguf(card, Path(str(gguf)).expanduser())
     if card.kind == "api" and card.api is not None:
         raise Incompatible(
             f"{card.name} is a hosted API ({card.api.provider}): there is nothing to start",
