@@ -50,6 +50,7 @@ def started(*arguments: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_a_deployment_from_up_to_down(cli: CommandLine, home: Path, tmp_path: Path) -> None:
     key_file = tmp_path / "key"

@@ -31,6 +31,7 @@ def baseline(cli: CommandLine, url: str) -> dict[str, Any]:
     return record
 
 
+@pytest.mark.slow
 def test_an_open_gate(cli: CommandLine, tmp_path: Path) -> None:
     junit = tmp_path / "gate.xml"
     with FaultyServer() as server:

@@ -49,6 +49,7 @@ def start_load(nvml: Nvml) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_rising_memory_is_a_peak_and_a_lost_card_ends_no_run(nvml: Nvml, deployed: dict[str, Any]) -> None:
     def holding(mib: int, **changes: Any) -> Device:

@@ -52,7 +52,7 @@ def test_the_alias_names_the_consumer_cards() -> None:
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
 def test_a_card_judges_every_engine(card: ModelCard) -> None:
-    assert set(card.engines) == set(ENGINES)
+    assert set(card.engines) == set(ENGINES) - {"llama-cpp"}  # it is judged by the GGUF file that it is given
     assert card.sources
 
 

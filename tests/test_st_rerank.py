@@ -22,6 +22,8 @@ from mutated_requests import mutated, send
 from deploytool.st_server import config, model_folder, reranking
 from deploytool.st_server.errors import BadUsage, RequestError
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = "tiny-reranker"
 QUERY = "How do I make a server listen on another port?"

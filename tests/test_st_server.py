@@ -709,6 +709,7 @@ def test_what_is_not_finished_within_the_grace_is_answered_503(small: Small) -> 
     assert small.process.wait_line("note: 1 requests were not finished")
 
 
+@pytest.mark.slow
 def test_it_listens_at_once_loads_behind_and_finishes_what_it_has_on_sigterm(
     start: Callable[..., Process], minilm_folder: Path
 ) -> None:
@@ -836,6 +837,7 @@ def broken_folders(source: Path, target: Path) -> dict[str, tuple[Path, int, str
     return made
 
 
+@pytest.mark.slow
 def test_what_cannot_be_served_ends_with_a_cause(
     start: Callable[..., Process], minilm_folder: Path, tmp_path: Path
 ) -> None:

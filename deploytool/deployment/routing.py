@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from deploytool.deployment.keys import recorded_key
 from deploytool.errors import DeploytoolError
 from deploytool.records import Deployment
-from deploytool.router_api import RouterApi, Worker
 from deploytool.store import Store
+
+if TYPE_CHECKING:
+    from deploytool.router_api import RouterApi, Worker
 
 # What the router handed out before it let a worker go has reached that worker within it.
 SETTLE_S = 1.0
@@ -29,6 +32,8 @@ def number(replica: Deployment) -> int:
 
 def router_of(endpoint: Deployment, environ: Mapping[str, str]) -> RouterApi:
     """A client of the router's control interface, with the endpoint's key."""
+    from deploytool.router_api import RouterApi  # httpx: `ps` without replicas does without
+
     key = recorded_key(endpoint, environ)
     return RouterApi(endpoint.launch.url, key.value if key else None)
 
