@@ -90,9 +90,12 @@ def check_installed(uri: str | None) -> None:
 
 
 def index_parameters(kind: str, n: int) -> dict[str, Any]:
-    """Usual sizes: 4 sqrt(n) lists of which an eighth is searched; HNSW of degree 16."""
+    """Usual sizes: 4 sqrt(n) lists of which an eighth is searched; HNSW of degree 16.
+
+    A list holds at least 39 documents, as k-means wants them: one of a few would miss most of the best ten.
+    """
     if kind == "IVF_FLAT":
-        lists = max(1, min(65_536, round(4 * math.sqrt(n))))
+        lists = max(1, min(65_536, round(4 * math.sqrt(n)), n // 39))
         return {"nlist": lists, "nprobe": max(1, lists // 8)}
     if kind == "HNSW":
         return {"M": 16, "efConstruction": 200, "ef": SEARCH_WIDTH}
