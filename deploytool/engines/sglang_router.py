@@ -31,12 +31,11 @@ FLAGS = {
     # request that kills its worker is sent on, too.
     "--retry-max-retries": "3",
     "--retry-max-backoff-ms": "1000",
-    # A worker that was restarted is to be tried again soon.
-    "--cb-failure-threshold": "5",
-    "--cb-success-threshold": "1",
-    "--cb-timeout-duration-secs": "5",
     "--shutdown-grace-period-secs": "5",
 }
+# The router's circuit breaker counts 4xx answers: five bad requests of one client close a worker to all others
+# (seen with 0.3.2). Who is dead is found by the health checks, and until then by the retries.
+SWITCHES = ("--disable-circuit-breaker",)
 FAULTS = (
     Fault(
         r"sglang-router is not installed",
@@ -79,7 +78,7 @@ def launch(replica: LaunchSpec, host: str, port: int) -> LaunchSpec:
         "--health-check-endpoint": replica.readiness.path,
         "--health-check-timeout-secs": str(max(1, round(replica.readiness.probe_timeout_s))),
     }
-    words = [word for flag in flags.items() for word in flag]
+    words = [*SWITCHES, *(word for flag in flags.items() for word in flag)]
     return LaunchSpec(
         engine=ROUTER,
         engine_version=installed(),
