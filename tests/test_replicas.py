@@ -112,7 +112,8 @@ def test_replicas_come_up_behind_one_endpoint_and_go_with_it(
         ("emb-2", "ready", True),
     ]
     assert document["url"] == endpoint.launch.url
-    bad = [httpx.post(f"{endpoint.launch.url}/v1/embeddings", json={"input": []}) for _ in range(30)]
+    wrong = {"model": "stand-in", "input": "hello", "encoding_format": "hex"}
+    bad = [httpx.post(f"{endpoint.launch.url}/v1/embeddings", json=wrong) for _ in range(30)]
     assert {answer.status_code // 100 for answer in bad} == {4}  # and they keep nobody else from being served
     good = {"model": "stand-in", "input": "hello"}
     assert httpx.post(f"{endpoint.launch.url}/v1/embeddings", json=good).status_code == 200
