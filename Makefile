@@ -25,10 +25,11 @@ demo: setup ## Bring the packaged MiniLM up, prove it, load it, report, take it 
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh demo.sh
 
 test: setup lint ## Lint, type-check and run the test suite
-	@$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not engines and not slow"
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not engines and not slow and not alone"
 
-test-slow: setup ## Run the tests that are slow or want the machine for themselves, one by one
-	@$(BIN)/python -m pytest -q -m "slow and not engines"
+test-slow: setup ## Run the tests that take long, then, one by one, those that want the machine for themselves
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "slow and not engines"
+	@$(BIN)/python -m pytest -q -m "alone and not engines"
 
 test-engines: setup ## Run the tests against real engines (installs docker.io and SGLang for the CPU, 2.8 GB, once)
 	@bash tests/engines/docker/setup.sh

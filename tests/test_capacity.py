@@ -252,7 +252,7 @@ def server() -> Iterator[Callable[..., str]]:
         process.stdout.close()
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_a_real_server_is_measured_and_planned_for(
     cli: CommandLine, server: Callable[..., str], tmp_path: Path
 ) -> None:
@@ -316,7 +316,7 @@ def test_an_interrupted_search_says_what_it_found(server: Callable[..., str]) ->
         assert store.run("latest").state in ("interrupted", "finished")
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_a_dead_target_ends_the_search(cli: CommandLine) -> None:
     with subprocess.Popen(
         [sys.executable, str(REFERENCE), "--answers", "ok@10"], stdout=subprocess.PIPE, text=True

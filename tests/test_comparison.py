@@ -275,7 +275,7 @@ def server() -> Iterator[Callable[..., str]]:
         process.stdout.close()
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_real_servers_the_same_twice_and_a_slower_one(cli: CommandLine, server: Callable[..., str]) -> None:
     """60 ms twice, then 72 ms: the first pair is the same within noise, the second is 20 % slower."""
     runs = []

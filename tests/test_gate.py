@@ -31,7 +31,7 @@ def baseline(cli: CommandLine, url: str) -> dict[str, Any]:
     return record
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_an_open_gate(cli: CommandLine, tmp_path: Path) -> None:
     junit = tmp_path / "gate.xml"
     with FaultyServer() as server:
@@ -54,7 +54,7 @@ def test_an_open_gate(cli: CommandLine, tmp_path: Path) -> None:
         assert "the gate is open" in passed.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_a_slower_server_is_stopped(cli: CommandLine) -> None:
     with FaultyServer() as server:
         before = baseline(cli, server.url)

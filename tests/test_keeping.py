@@ -110,7 +110,7 @@ def test_it_gives_up_with_the_reason_until_it_is_asked_for_again(store: Store, t
     assert (back.state, back.restarts, back.gave_up, kept(back)) == ("ready", 0, None, True)
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_what_hangs_is_restarted(store: Store) -> None:
     """Alive, its port open, no answer: as a stuck engine is."""
     one = bring_up(store, "one")
@@ -158,7 +158,7 @@ def test_pauses_grow_up_to_a_bound() -> None:
     assert [Patience().pause_s(count) for count in range(8)] == [1, 2, 4, 8, 16, 32, 60, 60]
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_the_command_watches_until_it_is_told_to_end(store: Store) -> None:
     one = bring_up(store, "one")
     process = subprocess.Popen(
@@ -177,7 +177,7 @@ def test_the_command_watches_until_it_is_told_to_end(store: Store) -> None:
     assert refresh_one("one", store).state == "ready"
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_a_watcher_that_is_killed_in_a_restart_leaves_one_to_adopt(store: Store) -> None:
     one = bring_up(store, "one", "--load-s", "0.5")
     process = subprocess.Popen(

@@ -123,7 +123,7 @@ def load(network: Network, url: str, *options: str) -> list[str]:
     ]  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_two_hosts_make_one_load(network: Network, tmp_path: Path) -> None:
     """The samples of both are one cell's, their times those of the master's clock."""
     with target(network, tmp_path / "record.csv") as url:
@@ -160,7 +160,7 @@ def test_two_hosts_make_one_load(network: Network, tmp_path: Path) -> None:
         assert max(row["start_ns"] for row in mine) < received[-1] + 10**9
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_a_worker_that_dies_is_named_and_its_share_voids_the_cell(network: Network, tmp_path: Path) -> None:
     with target(network, tmp_path / "record.csv") as url:
         tool = subprocess.Popen(
@@ -215,7 +215,7 @@ def _worker(tool: int, host: str) -> list[psutil.Process]:
     return [*own, *(child for process in own[-1:] for child in process.children(recursive=True))]
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_another_token_is_refused(tmp_path: Path) -> None:
     port = unused_port()
     with subprocess.Popen(

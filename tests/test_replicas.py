@@ -189,7 +189,7 @@ def test_cards_are_shared_out_and_no_two_replicas_have_one(store: Store) -> None
         scale("emb", 3, store, lambda _: None)
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_scaling_drops_no_request(store: Store) -> None:
     """Requests take longer than the router's letting go: each change finds some in flight everywhere."""
     endpoint = bring_up(store, 2, "--finishes")
@@ -203,7 +203,7 @@ def test_scaling_drops_no_request(store: Store) -> None:
     assert [one.name for one in replicas_of("emb", store)] == ["emb-1"]
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_a_rolling_restart_drops_no_request(store: Store) -> None:
     endpoint = bring_up(store, 2, "--finishes")
     before = {one.process.pid for one in replicas_of("emb", store) if one.process}
@@ -214,7 +214,7 @@ def test_a_rolling_restart_drops_no_request(store: Store) -> None:
     assert before.isdisjoint(after) and len(seen_by_router(endpoint, os.environ)) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_a_replica_killed_under_load_costs_little_and_comes_back(store: Store) -> None:
     endpoint = bring_up(store, 3)
     victim = replicas_of("emb", store)[1]
@@ -241,7 +241,7 @@ def test_a_replica_killed_under_load_costs_little_and_comes_back(store: Store) -
     assert store.deployment("emb").state == "ready"
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("victim", ["router", "everything"])
 def test_what_watch_restarts_is_behind_the_endpoint_again(store: Store, victim: str) -> None:
     """The router forgets its workers when it dies; after a reboot all of it comes back at once."""

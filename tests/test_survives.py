@@ -158,7 +158,7 @@ def test_two_users_neither_see_nor_end_each_others_servers(store: Store, home: P
     assert one.process.pid in ours(home)
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(600)
 def test_kills_at_random_points_leave_no_orphan_and_lose_no_record() -> None:
     """The benchmark with one point for the tool and one for the server; `make bench-kills` has a hundred each."""
