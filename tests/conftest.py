@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -158,7 +159,13 @@ GONE_WITHIN_S = 20.0
 
 
 def pytest_configure() -> None:
-    """Every process of this run has the mark in its environment; workers have it from their parent."""
+    """Every process of this run has the mark in its environment; workers have it from their parent.
+
+    A shell starts what runs in its background with Ctrl-C ignored, and children inherit that: those of tests that
+    interrupt them would go on.
+    """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault(MARK, f"{os.getpid()}-{time.time_ns()}")
 
 
