@@ -23,6 +23,8 @@ from deploytool import samples
 from deploytool.records import RunRecord
 from deploytool.store import Store
 
+pytestmark = pytest.mark.alone
+
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = Path(__file__).resolve().parent / "stand_ins" / "reference_server.py"
 LOCUSTFILE = ROOT / "loadtests" / "embeddings.py"
@@ -125,7 +127,6 @@ def load_generators(tool: int) -> list[psutil.Process]:
     ]
 
 
-@pytest.mark.alone
 def test_figures_agree_with_a_server_that_knows_its_latencies(cli: CommandLine, reference: Start) -> None:
     """Latencies of two kinds, 5 and 60 ms, 4 % of them slow: P50 is of the one kind, P99 of the other."""
     server = reference("ok@5*24,ok@60", "--vectors", "4")
@@ -241,7 +242,6 @@ def test_the_target_dies_in_the_middle(cli: CommandLine, reference: Start) -> No
     assert (never.requests, never.latency_ms.p50) == (0, None)
 
 
-@pytest.mark.alone
 def test_a_killed_tool_keeps_finished_cells_and_leaves_no_load(cli: CommandLine, reference: Start) -> None:
     server = reference("ok@10")
     grid = [server.url, "--batch", "1", "--concurrency", "2,3", "--duration", "1s", "--warmup", "200ms"]
@@ -471,7 +471,6 @@ def test_a_load_generator_whose_parent_is_gone_does_not_start(tmp_path: Path, re
     assert server.served() == []
 
 
-@pytest.mark.alone
 @pytest.mark.model
 def test_a_deployment_is_measured_with_its_memory_and_killed_under_load(cli: CommandLine) -> None:
     up = cli("up", "all-minilm-l6-v2", "--profile", "cpu", "--name", "loaded", "--port", "auto",

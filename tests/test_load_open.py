@@ -17,6 +17,8 @@ from stand_ins import reference_c
 from deploytool import samples
 from deploytool.records import Cell, RunRecord
 
+pytestmark = pytest.mark.alone
+
 REFERENCE = Path(__file__).resolve().parent / "stand_ins" / "reference_server.py"
 CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]
 Row = dict[str, Any]
@@ -75,7 +77,6 @@ def nearest_rank(values: list[float], percent: float) -> float:
 
 
 @needs_c
-@pytest.mark.alone
 def test_an_open_loop_measures_a_stall_from_the_schedule(cli: CommandLine, server_c: StartC) -> None:
     """A server that stalls once, for a second, at 200 requests a second: 200 requests are due meanwhile."""
     server = server_c(script="5,stall:400:1000")
@@ -131,7 +132,6 @@ def test_what_no_connection_is_free_for_is_dropped_and_counted(
     assert sum(gaps) / len(gaps) == pytest.approx(10e6, rel=0.35)
 
 
-@pytest.mark.alone
 def test_processes_share_a_cell_and_the_null_server_is_beside_it(
     cli: CommandLine, server_py: Callable[..., str]
 ) -> None:
@@ -175,7 +175,6 @@ def test_wrong_answers_under_load_make_a_cell_void(cli: CommandLine, server_py: 
     assert cell.validity.verdict == "void"
 
 
-@pytest.mark.alone
 def test_a_resumed_run_repeats_what_is_void(cli: CommandLine, server_py: Callable[..., str]) -> None:
     """100 ms an answer and one connection: 40 requests a second are dropped, 2 a second are not."""
     url = server_py("ok@100")
