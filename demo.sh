@@ -18,7 +18,7 @@ step() { printf '\n$ %s\n' "$*"; "$@"; }
 step deploytool up all-minilm-l6-v2 --profile cpu --name demo --port auto
 step deploytool ps
 step deploytool smoke demo
-step deploytool load demo --batch 1,8,32 --concurrency 1,4,16 --duration "${DEMO_DURATION:-4s}" --warmup 1s
+step deploytool load demo --batch 1,8,32 --concurrency 1,4,16 --duration "${DEMO_DURATION:-3s}" --warmup 1s
 step deploytool report latest -o "$REPORT"
 step deploytool down demo
 
