@@ -13,7 +13,9 @@ import json
 import sys
 import time
 from collections import Counter
-from typing import Any
+from typing import Any, cast
+
+import uvloop
 
 MOST = 4000  # connections; a request that is due beyond it is lost
 TICK_S = 0.005
@@ -83,8 +85,7 @@ class Connection(asyncio.Protocol):
         self.waits = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - TCP
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)  # TCP
 
     def send(self, payload: bytes, began: float | None = None) -> None:
         self.got, self.began, self.waits = b"", began or time.perf_counter(), True
@@ -124,4 +125,5 @@ def _request(body: bytes) -> bytes:
 
 
 if __name__ == "__main__":
-    json.dump(asyncio.run(Flood(json.load(sys.stdin)).run()), sys.stdout)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # half the processor time of asyncio's
+        json.dump(runner.run(Flood(json.load(sys.stdin)).run()), sys.stdout)

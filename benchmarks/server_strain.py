@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import server_process
 from server_process import HERE, Server
 
-QUEUE = 256  # texts; the bound of the accepted ones' latency is this queue at the peak rate
+QUEUE = 256  # texts
 FACTOR = 10
 PEAK_S, AFTER_S = 10.0, 4.0
 SETTLED = 0.25  # of a soak: what comes before is warm-up
@@ -32,17 +32,21 @@ def overload(server: Server, texts: Sequence[str], seconds: float) -> None:
     after = server_process.cell(server, singles, 1, 1, AFTER_S)
     latencies = sorted(found["latencies_ms"])
     goodput = found["good"] / seconds
-    bound = (QUEUE + 64) / peak.texts_per_s * 1000
+    queue_ms = QUEUE / goodput * 1000 if goodput else float("nan")
+    p99 = server_process.percentile(latencies, 0.99)
     print(f"peak {peak.texts_per_s:.0f} texts/s; offered {found['sent'] / seconds:.0f}/s for {seconds:.0f} s")
     print(f"goodput {goodput:.0f} texts/s: {goodput / peak.texts_per_s:.2f} of the peak")
     print(
         f"accepted: P50 {server_process.percentile(latencies, 0.5):.0f} ms, "
-        f"P99 {server_process.percentile(latencies, 0.99):.0f} ms; the queue at the peak rate: {bound:.0f} ms"
+        f"P99 {p99:.0f} ms: {p99 / queue_ms:.2f} x the {queue_ms:.0f} ms that a full queue of {QUEUE} takes"
     )
     print(
         f"answers {found['statuses']}, 429 with Retry-After {found['with_retry_after']}, lost {found['lost']}"
     )
-    print(f"client: {found['cpu_s'] / seconds:.2f} processors, up to {found['connections']} connections")
+    print(
+        f"client: {found['cpu_s'] / seconds:.2f} processors of the same machine ({peak.client:.2f} at the peak), "
+        f"up to {found['connections']} connections"
+    )
     print(f"one client before {before.p50_ms:.1f} ms, at once afterwards {after.p50_ms:.1f} ms (P50)")
 
 

@@ -120,7 +120,7 @@ class Fleet:
     def __init__(self, folder: Path) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "deploytool.st_server", "--model", str(folder), "--workers", "2",
-             "--device", "cpu", "--threads", "2", "--port", "0"],
+             "--device", "cpu", "--threads", "2", "--max-queue", "4096", "--port", "0"],
             stderr=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, "DEPLOYTOOL_API_KEY": KEY},
         )  # fmt: skip
         self.lines: list[str] = []
@@ -235,7 +235,7 @@ def test_what_cannot_be_served_ends_them_all(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     done = subprocess.run(
         [sys.executable, "-m", "deploytool.st_server", "--model", str(tmp_path), "--workers", "2",
-         "--device", "cpu", "--threads", "2", "--port", "0"],
+         "--device", "cpu", "--threads", "2", "--max-queue", "4096", "--port", "0"],
         capture_output=True, text=True, cwd=ROOT, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 8

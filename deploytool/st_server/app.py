@@ -14,8 +14,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from deploytool.st_server import auth, metrics, openapi, request_log
+from deploytool.st_server.door import Door
 from deploytool.st_server.errors import RequestError, bad_request
 from deploytool.st_server.preparing import EMBED, RERANK
 from deploytool.st_server.service import ClientGone, Service
@@ -26,7 +28,7 @@ log = logging.getLogger("deploytool.st_server")
 CLIENT_GONE = 499  # not sent: nobody is there; nginx's number in the metrics
 
 
-def build(service: Service) -> Starlette:
+def build(service: Service) -> ASGIApp:
     """The application; `/v1/*` needs the API key where there is one."""
     api = Api(service)
     routes = [
@@ -39,7 +41,7 @@ def build(service: Service) -> Starlette:
         Route("/metrics", api.metrics, methods=["GET"]),
         Route("/openapi.json", api.openapi, methods=["GET"]),
     ]
-    return Starlette(routes=routes, exception_handlers={HTTPException: api.http_error})
+    return Door(Starlette(routes=routes, exception_handlers={HTTPException: api.http_error}), service)
 
 
 class Api:
@@ -91,9 +93,8 @@ class Api:
         return guarded
 
     async def compute(self, request: Request) -> Response:
-        """Vectors or scores: what passes through the queue."""
+        """Vectors or scores: what passes through the queue. The door let it in."""
         service = self.service
-        service.check_admission()
         _check_content_type(request)
         try:
             async with asyncio.timeout(service.config.body_timeout_s):

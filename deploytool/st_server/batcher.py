@@ -18,7 +18,10 @@ from deploytool.st_server.errors import BackendError, DeviceLost, OutOfMemory
 from deploytool.st_server.jobs import Compute, Job, NotFinite, Observer, QueueFull, Stopped, Vectors
 from deploytool.st_server.packing import Limits, choose, padded_tokens
 
-WINDOW_TEXTS = 512  # of the waiting texts the oldest so many are looked at for one batch
+# Of the waiting texts the oldest are looked at for one batch: as many as would fill so many batches. More saves
+# padding (3 % from 8 to all of 256) and lets a text of an odd length wait longer (P99 1.5 to 2.5 x the mean, in a queue of 256).
+WINDOW_BATCHES = 8
+WINDOW_TEXTS = 2048
 GROW_AFTER_BATCHES = 64  # good batches after which a budget cut by an out-of-memory grows again
 
 
@@ -78,17 +81,20 @@ class Batcher:
         """Padded tokens per forward now: less than configured after an out-of-memory."""
         return self._budget
 
-    def check_room(self, texts: int = 1) -> None:
-        """Raises QueueFull. A job of any size is let in where nothing waits."""
+    def full_for_s(self, texts: int = 1) -> int | None:
+        """Seconds to wait where there is no room; else None. A job of any size is let in where nothing waits."""
         if self._waiting and self._waiting + texts > self._max_waiting:
-            raise QueueFull(self._waiting, self._max_waiting, self._retry_after_s())
+            return self._retry_after_s()
+        return None
 
     def submit(self, job: Job) -> None:
         """Raises QueueFull or Stopped; otherwise the job will be answered."""
         with self._changed:
             if self._stopped:
                 raise Stopped("the server is stopping")
-            self.check_room(len(job.texts))
+            retry_after_s = self.full_for_s(len(job.texts))
+            if retry_after_s is not None:
+                raise QueueFull(self._waiting, self._max_waiting, retry_after_s)
             job.arrived = self._clock()
             self._jobs[id(job)] = self._open[id(job)] = job
             self._waiting += len(job.texts)
@@ -144,11 +150,13 @@ class Batcher:
 
     def _next_batch(self) -> tuple[list[Entry], list[Job]]:
         window: list[Entry] = []
+        tokens = 0
         for job in self._jobs.values():
-            room = WINDOW_TEXTS - len(window)
-            if room <= 0:
+            entries = [(len(job.texts[index]), job, index) for index in job.pending[:WINDOW_TEXTS]]
+            window += entries
+            tokens += sum(entry[0] for entry in entries)
+            if tokens >= WINDOW_BATCHES * self._budget or len(window) >= WINDOW_TEXTS:
                 break
-            window += [(len(job.texts[index]), job, index) for index in job.pending[:room]]
         turn = window[0]  # the oldest job's longest text
         window.sort(key=lambda entry: -entry[0])
         place = next(at for at, entry in enumerate(window) if entry is turn)

@@ -89,6 +89,7 @@ class _Lifecycle:
                 lifespan="off",
                 ws="none",
                 server_header=False,
+                proxy_headers=False,
                 timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=2,
             )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
@@ -58,6 +60,9 @@ class Metrics:
         self._ready = Gauge(f"{name}_ready", "1 while the model is loaded and requests are taken.",
                             registry=registry)  # fmt: skip
         self._model = Info(f"{name}_model", "The model served.", registry=registry)
+        # Looking a child up costs more than counting it.
+        self._child = lru_cache(maxsize=64)(self._requests.labels)
+        self._error = lru_cache(maxsize=64)(self._errors.labels)
         self._board: Board | None = None
         self._place = 0
 
@@ -77,12 +82,12 @@ class Metrics:
         self._splits.inc()
 
     def answered(self, path: str, status: int, seconds: float) -> None:
-        self._requests.labels(path, str(status)).inc()
+        self._child(path, status).inc()
         if path in ("/v1/embeddings", "/v1/rerank"):
             self._latency.observe(seconds)
 
     def failed(self, error: str) -> None:
-        self._errors.labels(error).inc()
+        self._error(error).inc()
 
     def ready(self, value: bool) -> None:
         self._ready.set(1 if value else 0)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
-import uuid
 
 from deploytool.st_server.stages import say
 
@@ -15,7 +15,7 @@ GIVEN = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 def request_id(given: str | None) -> str:
     """The client's own id where it is a plain word; else a new one."""
-    return given if given is not None and GIVEN.fullmatch(given) else uuid.uuid4().hex
+    return given if given is not None and GIVEN.fullmatch(given) else os.urandom(16).hex()
 
 
 def write(

@@ -8,6 +8,7 @@ import gc
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Literal, TypeVar
 
 from deploytool.st_server import model_folder, preparing, prompts
@@ -18,6 +19,7 @@ from deploytool.st_server.batcher import Batcher
 from deploytool.st_server.config import Config
 from deploytool.st_server.errors import (
     DeviceLost,
+    RequestError,
     overloaded,
     unavailable,
 )
@@ -125,24 +127,17 @@ class Service:
             raise unavailable(f"the model is not loaded yet ({self.stage})", code="loading")
         return self._backend.info
 
-    def check_admission(self) -> None:
-        """Raises RequestError: 503 unless ready, 429 where the queue is full."""
+    def refusal(self) -> RequestError | None:
+        """Why no request is taken now: 503 unless ready, 429 where the queue is full. Equal ones are one object."""
         if self.state != "ready" or self._batcher is None:
-            words = {
-                "loading": f"the model is not loaded yet ({self.stage})",
-                "ready": "",
-                "failed": "the server failed",
-            }
-            raise unavailable(words.get(self.state, "the server is stopping"), code=self.state)
-        try:
-            self._batcher.check_room()
-        except QueueFull as full:
-            raise overloaded(f"{full}; try again later", full.retry_after_s) from full
+            return _not_ready(self.state, self.stage)
+        retry_after_s = self._batcher.full_for_s()
+        return None if retry_after_s is None else _full(self.config.max_queue, retry_after_s)
 
     async def prepare(self, path: str, body: bytes) -> Prepared:
         """Raises RequestError (400, 404)."""
         backend, config, known = self._backend, self.config, self._prompts
-        assert backend is not None  # noqa: S101 - check_admission came first
+        assert backend is not None  # noqa: S101 - there was no refusal
 
         if (
             path == preparing.RERANK
@@ -157,7 +152,7 @@ class Service:
 
         Raises RequestError or ClientGone.
         """
-        assert self._batcher is not None  # noqa: S101 - check_admission came first
+        assert self._batcher is not None  # noqa: S101 - there was no refusal
         loop = asyncio.get_running_loop()
         answered: asyncio.Future[None] = loop.create_future()
 
@@ -174,7 +169,7 @@ class Service:
         try:
             self._batcher.submit(job)
         except QueueFull as full:
-            raise overloaded(f"{full}; try again later", full.retry_after_s) from full
+            raise _full(self.config.max_queue, full.retry_after_s) from full
         except Stopped as stopped:
             raise unavailable("the server is stopping", code="stopping") from stopped
         watcher = asyncio.ensure_future(gone())
@@ -207,3 +202,16 @@ class Service:
     def _enter(self, stage: str) -> None:
         self.stage = stage
         say(f"stage: {stage}")
+
+
+@lru_cache(maxsize=64)
+def _not_ready(state: State, stage: str) -> RequestError:
+    words = {"loading": f"the model is not loaded yet ({stage})", "failed": "the server failed"}
+    return unavailable(words.get(state, "the server is stopping"), code=state)
+
+
+@lru_cache(maxsize=64)
+def _full(limit: int, retry_after_s: int) -> RequestError:
+    return overloaded(
+        f"the queue of {limit} texts has no room for this request; try again later", retry_after_s
+    )
