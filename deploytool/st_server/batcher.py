@@ -19,7 +19,8 @@ from deploytool.st_server.jobs import Compute, Job, NotFinite, Observer, QueueFu
 from deploytool.st_server.packing import Limits, choose, padded_tokens
 
 # Of the waiting texts the oldest are looked at for one batch: as many as would fill so many batches. More saves
-# padding (3 % from 8 to all of 256) and lets a text of an odd length wait longer (P99 1.5 to 2.5 x the mean, in a queue of 256).
+# padding (3 % from 8 to a whole queue of 256) and lets a text of an odd length wait longer (P99 of the wait there:
+# 1.5 to 2.5 x the time that the queue takes).
 WINDOW_BATCHES = 8
 WINDOW_TEXTS = 2048
 GROW_AFTER_BATCHES = 64  # good batches after which a budget cut by an out-of-memory grows again
