@@ -133,6 +133,35 @@ def test_from_up_to_down(
     assert ours(api, home) == []
 
 
+@pytest.mark.timeout(600)
+def test_replicas_in_containers(
+    cli: CommandLine, api: APIClient, start: Callable[..., Any], home: Path
+) -> None:
+    """One endpoint before two of them; one that is killed is told and goes first, and all go at once."""
+    document = start("--name", "emb", "--replicas", "2")
+    assert document["state"] == "ready"
+    names = {entry["Names"][0] for entry in ours(api, home)}
+    assert names == {"/deploytool-emb-1", "/deploytool-emb-2"}
+    answers(document)
+    api.kill("deploytool-emb-1")
+    until(lambda: json.loads(cli("status", "emb", "--json").stdout)["reason"] is not None, "the loss is told")
+    seen = json.loads(cli("status", "emb", "--json").stdout)
+    assert seen["state"] == "ready" and "1 of 2 replicas are ready" in seen["reason"]
+    answers(seen)
+    scaled = cli("scale", "emb", "1", "--json")
+    assert scaled.returncode == 0, scaled.stderr
+    assert [one["name"] for one in listed(cli)] == ["emb", "emb-2"]  # the dead one went
+    answers(json.loads(scaled.stdout))
+    assert cli("down", "emb").returncode == 0
+    assert listed(cli) == [] and ours(api, home) == []
+
+
+def answers(document: dict[str, Any]) -> None:
+    with Client(document["url"], model=MODEL) as client:
+        for _ in range(8):
+            assert len(client.embed("hello").vectors[0]) == 384
+
+
 def _check_hardening(found: dict[str, Any]) -> None:
     host, config = found["HostConfig"], found["Config"]
     uid = config["User"].split(":")[0]
