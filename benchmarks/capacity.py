@@ -18,18 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from deploytool.capacity.judging import Tally, judge
-from deploytool.capacity.search import samples_of
+from deploytool.capacity.search import LOOKS, samples_of
 from deploytool.comparison.sides import read_side
 from deploytool.store import Store
 from deploytool.thresholds import parse_slo
 
 ROOT = Path(__file__).resolve().parent.parent
 SLOTS, WORK_MS = 8, 20  # 400 requests/s
-SLO = "p90<=120ms,errors<=1%"
+SLO = "p99<=120ms,errors<=1%"
 STEP = 1.05
 FIRST_SHARE = 0.25
 MOST_BREAKS = 2
-LOOKS = 2
 
 
 def main() -> int:
@@ -74,7 +73,7 @@ def grid(url: str, first: float) -> tuple[float, int]:
     rate = first
     while breaks < MOST_BREAKS:
         windows = []
-        for look in range(LOOKS):
+        for look in range(len(LOOKS["confirm"])):
             seconds = f"{max(3.0, samples_of('confirm', slo) / rate):.1f}s"
             options = ["--batch", "1", "--warmup", "1s", "--duration", seconds, "--seed", str(look + 1)]
             run = tool("load", url, "--rate", f"{rate:.4g}", *options, "--json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from stand_ins.queue_model import OVERHEAD_S, QueueModel, p99_ms
 
 from deploytool.capacity.judging import Tally, judge
-from deploytool.capacity.search import Search
+from deploytool.capacity.search import Search, samples_of
 from deploytool.catalog import Catalog
 from deploytool.hardware import Price
 from deploytool.noise import Requests
@@ -49,7 +50,11 @@ def test_the_search_finds_a_known_capacity() -> None:
     """4 slots of 40 ms: 100/s at most, and fewer with a P99 of 150 ms."""
     truth = true_capacity(150, 50, 100)
     assert 75 < truth < 90
-    found = [search(QueueModel(seed)).run(12.5) for seed in range(5)]
+    models = [QueueModel(seed) for seed in range(5)]
+    found = [search(model).run(12.5) for model in models]
+    # A grid from a quarter of the answer, 5 % apart, each rate with the requests of one confirming window.
+    grid = math.ceil(math.log(4) / math.log(1.05)) * samples_of("confirm", parse_slo(SLO))
+    assert sum(model.requests for model in models) / len(models) <= 0.25 * grid
     for one in found:
         assert one.max_qps == pytest.approx(truth, rel=0.10)
         assert one.converged

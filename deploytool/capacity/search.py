@@ -21,16 +21,15 @@ from deploytool.thresholds import LATENCIES, Threshold
 
 Step = Literal["double", "bisect", "confirm"]
 
-LEAST_S = 3.0
+LEAST_S: dict[Step, float] = {"double": 1.5, "bisect": 2.0, "confirm": 3.0}
 MOST_S = 60.0
 # Requests in a window of each step, in those that the strictest percentile needs for an interval (368 for
 # P99): few to find the range, more as the bracket narrows. And never fewer than so many.
-SAMPLES: dict[Step, float] = {"double": 0.4, "bisect": 4, "confirm": 8}
+# A rate far from the limit is ruled on at the first look, one near it takes them all.
+LOOKS: dict[Step, tuple[float, ...]] = {"double": (0.4, 0.4), "bisect": (1, 3), "confirm": (8, 8)}
 LEAST_SAMPLES: dict[Step, int] = {"double": 60, "bisect": 200, "confirm": 400}
-# Windows at one rate; what is undecided then goes by what was seen, but never confirms.
-MOST_LOOKS: dict[Step, int] = {"double": 2, "bisect": 2, "confirm": 3}
 MOST_VOID = 3  # windows in a row that the client spoilt
-CONFIRMATIONS = (1, 1, 1, 2, 4, 8, 8)  # steps down after each that failed, in precisions
+MOST_CONFIRMATIONS = 6
 MOST_HALVINGS = 6
 
 
@@ -62,6 +61,7 @@ class _Rate:
 
     windows: list[Requests] = field(default_factory=list)
     verdict: Verdict = UNKNOWN
+    closest: Step = "double"  # the step that looked last
 
 
 @dataclass
@@ -112,13 +112,18 @@ class Search:
         raise _Ended("the SLO breaks at every rate that was tried")
 
     def _bisect(self) -> None:
-        while self.high is not None and self.high / self.low > 1 + self.precision:
-            middle = self._round(math.sqrt(self.low * self.high))
-            if middle <= self.low or middle >= self.high:
-                break
-            self._holds(middle, "bisect")
-            if self.high / self.low <= 1 + self.precision:
-                self._second_opinion()
+        """Narrow the bracket; its lower end must hold in more than a window of the doubling."""
+        while self.high is not None and self.low:
+            if self.high / self.low > 1 + self.precision:
+                middle = self._round(math.sqrt(self.low * self.high))
+                if self.low < middle < self.high:
+                    self._holds(middle, "bisect")
+                    if self.low and self.high / self.low <= 1 + self.precision:
+                        self._second_opinion()
+                    continue
+            if self.rates[self.low].closest != "double":
+                return
+            self._holds(self.low, "bisect")
 
     def _second_opinion(self) -> None:
         """Measure the rate that bounds the result once more, alone: a disturbance breaks an SLO, too."""
@@ -130,8 +135,8 @@ class Search:
         self._holds(rate, "bisect")
 
     def _confirm(self) -> None:
-        """A longer window at the rate found; where it does not hold there, at the next lower one."""
-        for step in CONFIRMATIONS:
+        """A longer window at the rate found; where it does not hold there, the bracket is narrowed anew below it."""
+        for _ in range(MOST_CONFIRMATIONS):
             rate = self.low
             if not rate:
                 raise _Ended("no rate was confirmed to hold the SLO")
@@ -141,17 +146,19 @@ class Search:
                 if self.high is None:
                     self.stopped = f"the SLO holds at {rate:g}/s, the highest rate that was to be tried"
                 return
-            self.low = max(self.low, self._round(rate / (1 + step * self.precision)))
-        raise _Ended(f"not confirmed at {len(CONFIRMATIONS)} rates")
+            self._bisect()
+        raise _Ended(f"not confirmed at {MOST_CONFIRMATIONS} rates")
 
     def _holds(self, rate: float, step: Step) -> bool:
         """Measure until the rate is ruled on or was looked at enough; moves `low` or `high`."""
         known = self.rates.setdefault(rate, _Rate())
-        for look in range(MOST_LOOKS[step]):
+        known.closest = step
+        for look in range(len(LOOKS[step])):
             self._look(rate, step, known, look)
-            if known.verdict.ruling != "undecided" or (step == "double" and known.verdict.leans):
+            leans = known.verdict.leans
+            if known.verdict.ruling != "undecided" or (leans if step == "double" else not leans):
                 break
-        holds = known.verdict.ruling == "holds" or (step != "confirm" and known.verdict.leans)
+        holds = known.verdict.ruling == "holds" or (step != "confirm" and self._held(rate))
         if holds:
             self.low = max(self.low, rate)
         else:
@@ -160,8 +167,11 @@ class Search:
         return holds
 
     def _held(self, rate: float) -> bool:
-        verdict = self.rates[rate].verdict
-        return verdict.ruling == "holds" or verdict.leans
+        """Where too few requests were seen to rule, what they lean to; a full sample that does not show it is no."""
+        known = self.rates[rate]
+        seen = sum(len(window) + len(window.failed_s) for window in known.windows)
+        leans = known.verdict.leans and seen < samples_of("confirm", self.slo)
+        return known.verdict.ruling == "holds" or leans
 
     def _look(self, rate: float, step: Step, known: _Rate, look: int) -> None:
         """One more window at a rate.
@@ -169,7 +179,7 @@ class Search:
         A client that lags makes latencies longer, never shorter: what holds in spite of it, holds. What does
         not is measured again, as a busy neighbour may be gone by then.
         """
-        seconds = min(MOST_S, max(LEAST_S, samples_of(step, self.slo) / rate))
+        seconds = min(MOST_S, max(LEAST_S[step], samples_of(step, self.slo, look) / rate))
         for _ in range(MOST_VOID):
             if self.seconds_left() < seconds + self.warmup_s + self.overhead_s:
                 raise _Ended("the time was over")
@@ -241,11 +251,11 @@ class Search:
         )
 
 
-def samples_of(step: Step, slo: Sequence[Threshold]) -> int:
+def samples_of(step: Step, slo: Sequence[Threshold], look: int = 0) -> int:
     """How many requests a window of a step is to have."""
     percents = [LATENCIES[one.metric.name] for one in slo if one.metric.name in LATENCIES]
     needed = samples_for_interval(max(percents, default=95.0))
-    return max(LEAST_SAMPLES[step], math.ceil(SAMPLES[step] * needed))
+    return max(LEAST_SAMPLES[step], math.ceil(LOOKS[step][look] * needed))
 
 
 def served_in_window(requests: Requests) -> float:
