@@ -26,7 +26,7 @@ MOST_S = 60.0
 # Requests in a window of each step, in those that the strictest percentile needs for an interval (368 for
 # P99): few to find the range, more as the bracket narrows. And never fewer than so many.
 # A rate far from the limit is ruled on at the first look, one near it takes them all.
-LOOKS: dict[Step, tuple[float, ...]] = {"double": (0.4, 0.4), "bisect": (1, 3), "confirm": (8, 8)}
+LOOKS: dict[Step, tuple[float, ...]] = {"double": (0.4, 0.4), "bisect": (1, 3), "confirm": (8, 8, 8)}
 LEAST_SAMPLES: dict[Step, int] = {"double": 60, "bisect": 200, "confirm": 400}
 MOST_VOID = 3  # windows in a row that the client spoilt
 MOST_CONFIRMATIONS = 6
