@@ -9,7 +9,7 @@ from deploytool.bakeoff.facts import facts, size
 from deploytool.bakeoff.found import NOTHING_EMBEDDED, Found, no_load, unknown
 from deploytool.decision import COLUMNS, Figure
 from deploytool.records import Cell, RunRecord
-from deploytool.sizing import Capacity
+from deploytool.sizing import Found as Searched
 from deploytool.thresholds import Threshold
 
 BATCH = 16
@@ -84,19 +84,19 @@ def _under_slo(found: Found, config: Bakeoff) -> dict[str, Figure]:
     if found.capacity is None:
         rate = p99 = unknown(no_load(found))
     else:
-        rate, p99 = _rate(found.capacity)
+        rate, p99 = rate_in_slo(found.capacity.found)
     clients = unknown(no_load(found))
     if found.load is not None:
         clients = _most_clients(found.load, config.capacity.batch, config.capacity.conditions)
     return {"slo_qps": rate, "slo_p99_ms": p99, "slo_concurrency": clients}
 
 
-def _rate(capacity: Capacity) -> tuple[Figure, Figure]:
+def rate_in_slo(outcome: Searched) -> tuple[Figure, Figure]:
     """The rate in the SLO and P99 there. A search that had no time has shown nothing, not a rate of 0."""
-    outcome = capacity.found
     if not outcome.max_qps:
-        tried = any(probe.ruling == "breaks" for probe in outcome.probes)
-        return Figure(value=0.0 if tried else None, reason=outcome.reason), unknown(outcome.reason)
+        lowest = min(outcome.probes, key=lambda probe: probe.rate, default=None)
+        breaks = lowest is not None and lowest.ruling == "breaks"
+        return Figure(value=0.0 if breaks else None, reason=outcome.reason), unknown(outcome.reason)
     rate = Figure(
         value=outcome.max_qps,
         at_least=not outcome.converged,

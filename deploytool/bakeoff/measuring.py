@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,10 +19,11 @@ from deploytool.errors import BadInput, NotAvailable, Unhealthy
 from deploytool.evaluation import EvalOptions, evaluate
 from deploytool.evaluation.systems import Served
 from deploytool.hardware import HardwareProfile
-from deploytool.records import PhaseMemory
+from deploytool.records import PhaseMemory, RunRecord
 
 Result = Mapping[str, Any]
 PHASE = "stage"
+START_SHARE = 0.7  # of the highest rate of the load points whose median is within the SLO
 PROBE_TEXT = "How wide is a vector?"
 
 
@@ -133,6 +135,8 @@ class Measuring:
         found = _open(target)
         card, cards = self._hardware(found)
         view, hears = self.around.progress.searching()
+        if asked.start_qps is None:
+            asked = asked.model_copy(update={"start_qps": self._start_qps(asked)})
         result = capacity.find(
             found.resolved, asked, self.around.store, view, card=card, cards=cards, told=hears
         )
@@ -141,6 +145,19 @@ class Measuring:
         if result.found.gone:
             raise Unhealthy(result.found.reason)
         return result.model_dump(mode="json")
+
+    def _start_qps(self, asked: capacity.CapacityOptions) -> float | None:
+        """A rate near the answer, by what the load stage has shown: the search doubles from it."""
+        kept = self.around.kept.find(self._load_stages()[0].key)
+        if kept is None:
+            return None
+        limit_ms = min((one.amount for one in asked.conditions if one.unit == "ms"), default=math.inf)
+        rates = [
+            cell.qps
+            for cell in RunRecord.model_validate(kept.result).cells
+            if cell.batch == asked.batch and cell.qps and (cell.latency_ms.p50 or math.inf) <= limit_ms
+        ]
+        return float(f"{START_SHARE * max(rates):.3g}") if rates else None
 
     def _hardware(self, found: Served) -> tuple[HardwareProfile | None, int | None]:
         """The profile that it runs on and how many cards of it; None where that is not known."""
