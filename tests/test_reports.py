@@ -34,7 +34,9 @@ from example_runs import (
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from deploytool.errors import InvalidFile, Problem
-from deploytool.records import RunRecord
+from deploytool.loadgen import validity
+from deploytool.loadgen.measured import Samples
+from deploytool.records import ClientProcess, PhaseMemory, RunRecord
 from deploytool.reports import (
     csv,
     html,
@@ -431,6 +433,14 @@ def test_the_summary_follows_from_the_figures() -> None:
     failed = summary.sentences(card_run())
     assert any("1,244 of 13,613 measured requests failed (9.14 %)" in line for line in failed)
     assert summary.sentences(empty_run())[1] == "No request was answered."
+    spoilt = cpu_run([(1, 1)])
+    late = [ClientProcess(cpu_percent=11.5, lag_p50_ms=0.4, lag_p99_ms=104.2, lag_max_ms=140)]
+    cell = spoilt.cells[0].model_copy(update={"client": late})
+    verdict = validity.judge(cell, Samples(), None, PhaseMemory(phase="load"), None)
+    assert "late by 0.4 ms at P50 and 104 ms at P99: much of the latencies" in verdict.reasons[0]
+    spoilt.cells = [cell.model_copy(update={"validity": verdict})]
+    said = summary.sentences(spoilt)
+    assert "No cell counts." in said and "No request was answered." not in said
 
 
 @pytest.mark.parametrize(

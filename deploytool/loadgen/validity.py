@@ -117,12 +117,17 @@ def _lag(cell: Cell) -> tuple[list[str], list[str]]:
     if p50 is None or p99 is None or not latency.p50 or not tail or cell.duration_s < LAG_LEAST_S:
         return [], []
     share = 100 * p99 / latency.p50
-    said = f"the load generator's loop was late by {p50:.2g} ms at P50 and {p99:.2g} ms at P99"
+    said = f"the load generator's loop was late by {_two(p50)} ms at P50 and {_two(p99)} ms at P99"
     if p50 > max(LAG_LEAST_MS, LAG_VOID_P50 * latency.p50) or p99 > max(LAG_LEAST_MS, LAG_VOID_TAIL * tail):
         return [f"{said}: much of the latencies may be its own; it shares its cores with others"], []
     if p99 > max(LAG_LEAST_MS, LAG_SUSPECT_P50 * latency.p50):
         return [], [f"{said}, {share:.0f} % of the latencies' P50: it shares its cores with others"]
     return [], []
+
+
+def _two(value: float) -> str:
+    """Two significant digits, and never an exponent."""
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _highest(cell: Cell, name: str) -> float | None:

@@ -15,7 +15,8 @@ NEAR_PEAK = 0.95  # a batch size is saturated where fewer clients already reach 
 def sentences(record: RunRecord) -> list[str]:
     """The findings of a run, the most important first. A run with no answer says only that."""
     counted_cells = [cell for cell in wording.in_order(record.cells) if wording.counts(cell)]
-    found = [_state(record), *(_speed(counted_cells) if counted_cells else ["No request was answered."])]
+    nothing = "No cell counts." if any(cell.requests for cell in record.cells) else "No request was answered."
+    found = [_state(record), *(_speed(counted_cells) if counted_cells else [nothing])]
     found += [_saturation(counted_cells), _batching(counted_cells), _errors(record), _memory(record)]
     if counted_cells and wording.loop(record) == "closed loop":
         found.append(
