@@ -27,6 +27,8 @@ def open_graph(graph: Path, config: Config) -> Run:
     options.log_severity_level = ERRORS_ONLY
     options.intra_op_num_threads = max(1, config.threads // exported.lanes(config))
     options.inter_op_num_threads = 1
+    # A plan of memory is kept for each shape of a batch, and they are thousands: 10 MiB, and no faster.
+    options.enable_mem_pattern = False
     # A thread that spins takes the core that another lane or the event loop needs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
