@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deploytool.cli.main import COMMANDS
+from deploytool.cli.verbs import COMMANDS
 
 PACKAGE = Path(__file__).resolve().parent.parent / "deploytool"
 

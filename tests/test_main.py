@@ -8,11 +8,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from deploytool import __version__
-from deploytool.cli.main import COMMANDS
+from deploytool.cli.root import build
+from deploytool.cli.verbs import COMMANDS, OPTIONS, WIDEST
 from deploytool.errors import UnknownName, nearest
 
 CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -25,14 +27,32 @@ def test_help_lists_every_verb(cli: CommandLine) -> None:
         assert f" {name} " in answer.stdout
 
 
-def test_help_imports_no_verb() -> None:
+def test_help_loads_neither_a_verb_nor_typer() -> None:
     code = (
         "import sys; from deploytool.cli.main import run; run(['--help']); "
-        "print([name for name in sys.modules if name.startswith('deploytool')], file=sys.stderr)"
+        "print(sorted(sys.modules), file=sys.stderr)"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(ast.literal_eval(answer.stderr))
-    assert loaded <= {"deploytool", "deploytool.cli", "deploytool.cli.main", "deploytool.errors"}
+    own = {"", ".cli", ".cli.main", ".cli.output", ".cli.verbs"}
+    assert {name for name in loaded if name.startswith("deploytool")} == {f"deploytool{name}" for name in own}
+    assert not loaded & {"typer", "pydantic", "rich", "json", "inspect"}
+
+
+def test_help_is_the_same_whoever_prints_it_and_lists_every_option(cli: CommandLine) -> None:
+    bare = cli()
+    assert (bare.returncode, bare.stdout) == (2, "")
+    assert cli("--help").stdout.strip() == bare.stderr.strip()
+    root: Any = build()
+    options = [word for parameter in root.params for word in parameter.opts] + ["--help"]
+    assert sorted(OPTIONS) == sorted(options)
+
+
+@pytest.mark.parametrize("width", ["20", "60", "400"])
+def test_help_keeps_to_the_width_of_the_terminal(cli: CommandLine, width: str) -> None:
+    lines = cli("--help", env={"COLUMNS": width}).stdout.splitlines()
+    assert max(map(len, lines)) <= max(60, min(int(width), WIDEST))
+    assert len(lines) > len(COMMANDS)
 
 
 def test_version(cli: CommandLine) -> None:

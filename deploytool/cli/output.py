@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,6 +11,8 @@ from typing import Any
 
 def emit(document: Any) -> None:
     """Print one JSON document on stdout."""
+    import json
+
     say(json.dumps(document, indent=2, ensure_ascii=False, default=str))
 
 
