@@ -7,7 +7,9 @@ forked children (test_runtime_process.py), an engine that never answers (test_de
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -110,6 +112,26 @@ def test_watch_gives_up_on_a_port_that_a_stranger_keeps(store: Store) -> None:
         until(given_up)
     assert f"port {one.launch.port}" in str(store.deployment("one").gave_up)
     assert "its restart failed" in "\n".join(said)
+
+
+def test_status_on_processors_tells_of_no_card(store: Store, cli: CommandLine) -> None:
+    bring_up(store)
+    told = cli("status", "one").stdout
+    assert "VRAM" not in told and "gpus" not in told
+    assert re.search(r"^memory +RSS [\d,]+ MiB, no card$", told, re.MULTILINE)
+    document = json.loads(cli("status", "one", "--json").stdout)
+    assert document["gpus"] == []
+    assert document["memory"]["vram_reason"] == "the server runs on the CPU (profile cpu)"
+
+    on_a_card = store.deployment("one").launch.model_copy(update={"devices": (0,)})
+
+    def moved(one: Deployment) -> None:
+        one.launch = on_a_card
+
+    store.change(store.deployment("one").id, moved)
+    told = cli("status", "one").stdout
+    assert re.search(r"^gpus +\[0\]$", told, re.MULTILINE)
+    assert "VRAM unknown" in told and "(VRAM: " in told
 
 
 AS_NOBODY = """
