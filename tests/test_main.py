@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -100,6 +101,52 @@ def test_a_closed_pipe_is_no_error() -> None:
     )
     assert answer.returncode == 0, answer.stderr
     assert "Traceback" not in answer.stderr
+
+
+def to_nobody() -> int:
+    """A pipe that nobody reads, as `| head` leaves it."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer
+
+
+@pytest.mark.parametrize("closed", [("stdout",), ("stderr",), ("stdout", "stderr")], ids="+".join)
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("plan qwen3-4b --profile a10g", 0),  # a result and a warning
+        ("plan qwen3-4b --profile a10gg --json", 2),
+        ("ps --nonsense", 2),
+    ],
+)
+def test_a_pipe_that_nobody_reads_ends_nothing(words: str, code: int, closed: tuple[str, ...]) -> None:
+    pipe = to_nobody()
+    streams: dict[str, int] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    answer = subprocess.run(
+        [sys.executable, "-m", "deploytool", *words.split()],
+        **(streams | dict.fromkeys(closed, pipe)),  # type: ignore[call-overload]
+        check=False,
+        text=True,
+    )
+    os.close(pipe)
+    assert answer.returncode == code
+    told = f"{answer.stdout or ''}{answer.stderr or ''}"
+    assert "Traceback" not in told and "BrokenPipe" not in told and "interrupted" not in told
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&- <&-"])
+def test_descriptors_closed_before_the_start_are_no_error(home: Path, closed: str) -> None:
+    for words, code in (("ps", 0), ("plan qwen3-4b --profile a10gg", 2)):
+        script = f'"$0" -m deploytool {words} {closed}'
+        answer = subprocess.run(
+            ["bash", "-c", script, sys.executable], capture_output=True, text=True, check=False
+        )
+        assert answer.returncode == code
+        assert "Traceback" not in answer.stderr
+    # What is told must not have gone into a file that was opened under the closed descriptor's number.
+    assert not [
+        path for path in home.rglob("*") if path.is_file() and b"nothing is deployed" in path.read_bytes()
+    ]
 
 
 @pytest.mark.parametrize(

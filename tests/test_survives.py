@@ -134,6 +134,52 @@ def test_status_on_processors_tells_of_no_card(store: Store, cli: CommandLine) -
     assert "VRAM unknown" in told and "(VRAM: " in told
 
 
+AN_UP_THAT_TELLS = """
+from stand_ins.deploying import prepared, spec
+from deploytool.cli.deploy_view import Narrator, show_ready
+from deploytool.cli.output import flush
+from deploytool.deployment import UpOptions, up
+from deploytool.store import Store
+with Store() as store:
+    show_ready(up(prepared(spec(port=0)), UpOptions(name="one", smoke=False), store, Narrator().line))
+flush()
+"""
+
+
+def test_a_start_whose_reader_is_gone_goes_on(store: Store) -> None:
+    """`deploytool up ... 2>&1 | head`: the server comes up, and `ps` knows it."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    started = subprocess.run(
+        [sys.executable, "-c", AN_UP_THAT_TELLS],
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=writer,
+        stderr=writer,
+        check=False,
+    )
+    os.close(writer)
+    assert started.returncode == 0
+    assert refresh_one("one", store).state == "ready"
+
+
+def test_following_a_log_ends_with_its_reader(store: Store) -> None:
+    one = bring_up(store)
+    reader, writer = os.pipe()
+    os.close(reader)
+    following = subprocess.run(
+        [sys.executable, "-m", "deploytool", "logs", "-f", one.name],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    os.close(writer)
+    assert (following.returncode, following.stderr) == (0, "")
+
+
 AS_NOBODY = """
 import contextlib, io, os, sys, tempfile
 from deploytool.cli.main import main

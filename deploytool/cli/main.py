@@ -17,6 +17,7 @@ __all__ = ["COMMANDS", "Verb", "main", "run"]
 
 def main() -> None:
     """Run one command and exit with its code."""
+    output.open_what_is_closed()
     code = run(sys.argv[1:])
     output.flush()
     sys.exit(code)
@@ -41,7 +42,8 @@ def run(args: list[str]) -> int:
         output.note("interrupted")
         return 130
     except ClickException as error:
-        error.show()
+        with output.unless_closed(sys.stderr):
+            error.show()
         return 2
     except Exception as error:
         return report_bug(error)
