@@ -87,6 +87,15 @@ class Deployment(Record):
         return self.launch.engine == ROUTER
 
     @property
+    def no_card(self) -> str:
+        """Why there are no figures of a card, where its launch takes none."""
+        return (
+            "a router uses no card"
+            if self.is_endpoint
+            else f"the server runs on the CPU (profile {self.profile})"
+        )
+
+    @property
     def dtype(self) -> str | None:
         """What the server computes in, by its plan."""
         found = self.plan.get("dtype")

@@ -17,13 +17,14 @@ import ssl
 import time
 import weakref
 from typing import Any
-from urllib.parse import urlsplit
 
 import gevent
 import gevent.socket
-import gevent.ssl
 from gevent import monkey
 from greenlet import getcurrent
+from lean_server import Broken, Server
+
+__all__ = ["Broken", "Connection", "Server", "connect", "keep_deadlines"]
 
 FIRST_BYTES = 4096
 LAST_BYTES = 512
@@ -38,51 +39,6 @@ GOES_ON = (errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EAGAIN)
 NOTHING = memoryview(b"")
 _buffer = memoryview(bytearray(BUFFER_BYTES))  # read into and looked at without a switch in between
 _open: weakref.WeakSet[Connection] = weakref.WeakSet()
-
-
-class Broken(Exception):
-    """No whole answer. `kind`: timeout, refused, reset, tls, connect or bad_body (it is no HTTP)."""
-
-    def __init__(self, kind: str, detail: str = "") -> None:
-        super().__init__(f"{kind}: {detail}" if detail else kind)
-        self.kind = kind
-
-
-class Server:
-    """Where requests go: resolved once. `authority` is what the Host header says."""
-
-    def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        self.tls = parts.scheme == "https"
-        self.name = parts.hostname or ""
-        self.port = parts.port or (443 if self.tls else 80)
-        self.authority = parts.netloc.rpartition("@")[2]
-        self.context: Any = _context() if self.tls else None
-        self._addresses: list[Any] = []
-
-    def addresses(self) -> list[Any]:
-        if not self._addresses:
-            try:
-                self._addresses = patched_socket.getaddrinfo(
-                    self.name, self.port, type=patched_socket.SOCK_STREAM
-                )
-            except OSError as error:
-                raise Broken("connect", str(error)) from error
-        return self._addresses
-
-    def request(self, path: str, headers: dict[str, str], body: bytes) -> bytes:
-        """A POST as it goes over the wire: made before the load, sent as it is."""
-        lines = [f"POST {path} HTTP/1.1", f"Host: {self.authority}"]
-        lines += [f"{name}: {value}" for name, value in headers.items()]
-        lines += [f"Content-Length: {len(body)}", "", ""]
-        return "\r\n".join(lines).encode("latin-1") + body
-
-
-def _context() -> Any:
-    """As `ssl.create_default_context`, of gevent's kind: the system's authorities, or SSL_CERT_FILE's."""
-    context = gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_default_certs()
-    return context
 
 
 class Connection:

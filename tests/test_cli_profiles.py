@@ -199,3 +199,20 @@ def test_a_lost_card_does_not_hide_the_other(cli: Cli, nvml: Nvml) -> None:
     plain, told = detect(cli, nvml, lost, Device())
     assert [gpu["profiles"] for gpu in told["gpus"]] == [[], ["a10g"]]
     assert "lost" in plain.stderr
+
+
+@pytest.mark.parametrize("verb", ["plan", "up", "calibrate"])
+def test_without_a_profile_the_hint_names_that_of_the_card(cli: Cli, nvml: Nvml, verb: str) -> None:
+    nvml.write(Device(), Device(name="NVIDIA GeForce RTX 4070", total=12282, cc="8.9"))
+    answer = cli(verb, "all-minilm-l6-v2", env=nvml.env)
+    assert answer.returncode == 2
+    assert "--profile a10g for this machine's GPU 0" in answer.stderr
+    assert "--profile rtx4070 for this machine's GPU 1" in answer.stderr
+    assert "profiles: a10, a100-40" in answer.stderr
+
+    nvml.write(Device(name="NVIDIA Unheard-of"))
+    assert "`deploytool profiles detect` says why" in cli(verb, "all-minilm-l6-v2", env=nvml.env).stderr
+
+    nvml.write()
+    error = json.loads(cli(verb, "all-minilm-l6-v2", "--json", env=nvml.env).stdout)["error"]
+    assert "--profile cpu" in error["hint"] and "shows no card" in error["hint"]

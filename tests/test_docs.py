@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from deploytool.cli.main import COMMANDS, load
+from deploytool.cli.root import load
+from deploytool.cli.verbs import COMMANDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

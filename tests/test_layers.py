@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deploytool.cli.main import COMMANDS
+from deploytool.cli.verbs import COMMANDS
 
 PACKAGE = Path(__file__).resolve().parent.parent / "deploytool"
 
@@ -77,6 +77,12 @@ def test_locustfiles_stand_alone() -> None:
         )
 
 
+# What takes tens of milliseconds to import, and is of no use to these verbs.
+UNNEEDED = {
+    "plan all-minilm-l6-v2 --profile a10g": ("httpx", "rich", "psutil", "sqlite3", "deploytool.records"),
+    "ps": ("httpx", "rich", "psutil", "yaml", "pynvml", "deploytool.models", "deploytool.engines"),
+    "profiles list": ("httpx", "rich", "psutil", "sqlite3", "pynvml", "deploytool.engines"),
+}
 HEAVY = ("torch", "locust", "gevent", "docker", "numpy", "pyarrow", "starlette", "uvicorn", "transformers")
 
 
@@ -88,3 +94,14 @@ def test_a_verb_loads_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("words", UNNEEDED)
+def test_a_verb_loads_only_what_it_needs(words: str) -> None:
+    code = (
+        f"import sys; from deploytool.cli.main import run; code = run({words.split()!r}); "
+        f"print([name for name in {(*HEAVY, *UNNEEDED[words])!r} if name in sys.modules], file=sys.stderr); "
+        "sys.exit(code)"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stderr.splitlines()[-1] == "[]"

@@ -7,7 +7,9 @@ forked children (test_runtime_process.py), an engine that never answers (test_de
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -110,6 +112,72 @@ def test_watch_gives_up_on_a_port_that_a_stranger_keeps(store: Store) -> None:
         until(given_up)
     assert f"port {one.launch.port}" in str(store.deployment("one").gave_up)
     assert "its restart failed" in "\n".join(said)
+
+
+def test_status_on_processors_tells_of_no_card(store: Store, cli: CommandLine) -> None:
+    bring_up(store)
+    told = cli("status", "one").stdout
+    assert "VRAM" not in told and "gpus" not in told
+    assert re.search(r"^memory +RSS [\d,]+ MiB, no card$", told, re.MULTILINE)
+    document = json.loads(cli("status", "one", "--json").stdout)
+    assert document["gpus"] == []
+    assert document["memory"]["vram_reason"] == "the server runs on the CPU (profile cpu)"
+
+    on_a_card = store.deployment("one").launch.model_copy(update={"devices": (0,)})
+
+    def moved(one: Deployment) -> None:
+        one.launch = on_a_card
+
+    store.change(store.deployment("one").id, moved)
+    told = cli("status", "one").stdout
+    assert re.search(r"^gpus +\[0\]$", told, re.MULTILINE)
+    assert "VRAM unknown" in told and "(VRAM: " in told
+
+
+AN_UP_THAT_TELLS = """
+from stand_ins.deploying import prepared, spec
+from deploytool.cli.deploy_view import Narrator, show_ready
+from deploytool.cli.output import flush
+from deploytool.deployment import UpOptions, up
+from deploytool.store import Store
+with Store() as store:
+    show_ready(up(prepared(spec(port=0)), UpOptions(name="one", smoke=False), store, Narrator().line))
+flush()
+"""
+
+
+def test_a_start_whose_reader_is_gone_goes_on(store: Store) -> None:
+    """`deploytool up ... 2>&1 | head`: the server comes up, and `ps` knows it."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    started = subprocess.run(
+        [sys.executable, "-c", AN_UP_THAT_TELLS],
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=writer,
+        stderr=writer,
+        check=False,
+    )
+    os.close(writer)
+    assert started.returncode == 0
+    assert refresh_one("one", store).state == "ready"
+
+
+def test_following_a_log_ends_with_its_reader(store: Store) -> None:
+    one = bring_up(store)
+    reader, writer = os.pipe()
+    os.close(reader)
+    following = subprocess.run(
+        [sys.executable, "-m", "deploytool", "logs", "-f", one.name],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    os.close(writer)
+    assert (following.returncode, following.stderr) == (0, "")
 
 
 AS_NOBODY = """

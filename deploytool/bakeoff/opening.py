@@ -60,8 +60,9 @@ class Target:
         deployment = self.served.resolved.deployment
         if deployment is None or deployment.process is None:
             return None
-        reason = f"the server runs on the CPU (profile {deployment.profile})"
-        return MemorySampler(deployment.process.pid, deployment.launch.devices, no_devices_reason=reason)
+        return MemorySampler(
+            deployment.process.pid, deployment.launch.devices, no_devices_reason=deployment.no_card
+        )
 
 
 @contextmanager

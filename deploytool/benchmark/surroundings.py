@@ -105,11 +105,10 @@ class Memory:
         self._sampler: MemorySampler | None = None
         deployment = target.deployment
         if deployment is not None and deployment.process is not None:
-            reason = f"the server runs on the CPU (profile {deployment.profile})"
             self._sampler = MemorySampler(
                 deployment.process.pid,
                 deployment.launch.devices,
-                no_devices_reason=reason,
+                no_devices_reason=deployment.no_card,
                 also=target.replica_pids,
             )
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def calibrate(
     model: options.Model,
-    profile: options.Profile,
+    profile: options.Profile = None,
     engine: options.EngineName = AUTO,
     batch: options.Batch = None,
     seq_len: options.SeqLen = None,
@@ -47,6 +47,7 @@ def calibrate(
     from deploytool.plans import prepare, resolve_alias
     from deploytool.store import Store
 
+    profile = options.needed_profile(profile, profiles_dir)
     catalog = Catalog(profiles_dir, ask_hub=True)
     given = options.flags(
         batch=batch,

@@ -154,11 +154,14 @@ def logs(
     with Store() as store:
         try:
             for line in log_lines(name, store, last=last, follow=follow):
-                say(line)
                 if follow:
+                    # Not `say`: where nobody reads on, there is nothing more to wait for.
+                    sys.stdout.write(f"{line}\n")
                     sys.stdout.flush()
-        except KeyboardInterrupt:
-            # Ctrl-C is how one ends following: no error.
+                else:
+                    say(line)
+        except (KeyboardInterrupt, BrokenPipeError):
+            # Ctrl-C and `| head` are how one ends following: no error.
             if not follow:
                 raise
 

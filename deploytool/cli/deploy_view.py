@@ -89,13 +89,15 @@ def uptime(one: Deployment) -> str | None:
 
 def show_status(document: dict[str, Any]) -> None:
     """One deployment in full, for people."""
+    on_cards = bool(document["gpus"])
     for name, value in document.items():
-        if name in ("memory", "warnings", "replicas"):
+        if name in ("memory", "warnings", "replicas") or (name == "gpus" and not on_cards):
             continue
         say(f"{name:<12} {'-' if value is None else value}")
     memory = document["memory"]
-    say(f"{'memory':<12} RSS {_mib(memory.get('rss_mib'))}; VRAM {_mib(memory.get('vram_process_mib'))}")
-    if memory.get("vram_reason"):
+    vram = f"; VRAM {_mib(memory.get('vram_process_mib'))}" if on_cards else ", no card"
+    say(f"{'memory':<12} RSS {_mib(memory.get('rss_mib'))}{vram}")
+    if on_cards and memory.get("vram_reason"):
         say(f"{'':<12} (VRAM: {memory['vram_reason']})")
     estimate = memory.get("estimate") or {}
     if estimate.get("expected_mib") is not None:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from deploytool.cli.output import unless_closed
 from deploytool.errors import BadInput
 
 STDOUT = Path("-")
@@ -22,9 +23,10 @@ def write_output(path: Path | None, content: str | bytes, *, option: str = "-o")
     """
     data = content.encode() if isinstance(content, str) else content
     if path is None or path == STDOUT:
-        sys.stdout.flush()
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        with unless_closed(sys.stdout):
+            sys.stdout.flush()
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
         return
     with _told(path, option):
         target = _target(path, option)

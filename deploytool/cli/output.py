@@ -3,45 +3,59 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 
 def emit(document: Any) -> None:
     """Print one JSON document on stdout."""
+    import json
+
     say(json.dumps(document, indent=2, ensure_ascii=False, default=str))
 
 
 def say(line: str = "") -> None:
     """One line of the result, on stdout."""
-    with unless_closed():
+    with unless_closed(sys.stdout):
         sys.stdout.write(line + "\n")
-
-
-@contextlib.contextmanager
-def unless_closed() -> Iterator[None]:
-    """`deploytool ps | head` closes the pipe: nothing is wrong, and the rest of the result goes nowhere."""
-    try:
-        yield
-    except BrokenPipeError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
-
-
-def flush() -> None:
-    """Hand what is buffered to stdout, before the interpreter does and complains."""
-    with unless_closed():
-        sys.stdout.flush()
 
 
 def note(line: str) -> None:
     """One line of progress or advice, on stderr."""
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
+    with unless_closed(sys.stderr):
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def unless_closed(stream: TextIO) -> Iterator[None]:
+    """`deploytool up ... 2>&1 | head` closes the pipe: nothing is wrong, and what else is told goes nowhere."""
+    try:
+        yield
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+def open_what_is_closed() -> None:
+    """A descriptor that was closed before the start (`>&-`) would become that of the first file opened."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            with contextlib.suppress(OSError):
+                os.fstat(number)
+                continue
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w"))
+
+
+def flush() -> None:
+    """Hand what is buffered to stdout and stderr, before the interpreter does and complains."""
+    for stream in (sys.stdout, sys.stderr):
+        with unless_closed(stream):
+            stream.flush()
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[str] = ()) -> None:

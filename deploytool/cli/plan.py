@@ -7,7 +7,7 @@ import os
 from deploytool import preflight
 from deploytool.catalog import Catalog
 from deploytool.cli import plan_options as options
-from deploytool.cli.plan_options import flags, show_misfit, show_plan
+from deploytool.cli.plan_options import flags, needed_profile, show_misfit, show_plan
 from deploytool.deployment.keys import given_key
 from deploytool.planning import AUTO
 from deploytool.planning.choices import cards_asked
@@ -18,7 +18,7 @@ __all__ = ["flags", "plan", "show_misfit", "show_plan"]
 
 def plan(
     model: options.Model,
-    profile: options.Profile,
+    profile: options.Profile = None,
     engine: options.EngineName = AUTO,
     batch: options.Batch = None,
     seq_len: options.SeqLen = None,
@@ -36,6 +36,7 @@ def plan(
 
     Exit code 3: it does not fit (and what would); 4: the engine would give wrong vectors.
     """
+    profile = needed_profile(profile, profiles_dir)
     catalog = Catalog(profiles_dir, ask_hub=True)
     given = flags(
         batch=batch,

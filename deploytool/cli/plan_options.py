@@ -8,20 +8,21 @@ from typing import Annotated
 
 import typer
 
+from deploytool.catalog import Catalog
 from deploytool.cli.output import emit, note, say, table
-from deploytool.hardware import Scalar
+from deploytool.errors import BadInput
+from deploytool.hardware import Scalar, match_profiles
 from deploytool.launch import FREE_PORT, SECRET_FILE
 from deploytool.plans import PlanDoesNotFit, Prepared
 from deploytool.settings import parse_assignments
 
 PANEL = "Plan"
 Model = Annotated[str, typer.Argument(help="A model card's name, a local folder, or a hub id (org/name).")]
-Profile = Annotated[str, typer.Option("--profile", help="Hardware profile; see `deploytool profiles list`.")]
 ModelOrFile = Annotated[
     str | None,
     typer.Argument(metavar="MODEL", help="A model card's name, a local folder, or a hub id (org/name)."),
 ]
-ProfileOrFile = Annotated[
+Profile = Annotated[
     str | None, typer.Option("--profile", help="Hardware profile; see `deploytool profiles list`.")
 ]
 EngineName = Annotated[
@@ -108,6 +109,32 @@ def flags(
     }
     given = {name: value for name, value in named.items() if value is not None}
     return parse_assignments(assignments or []) | given
+
+
+def needed_profile(profile: str | None, profiles_dir: Path | None) -> str:
+    """The profile asked for; without one, BadInput that says which is that of this machine, and all there are."""
+    if profile is not None:
+        return profile
+    from deploytool.telemetry.nvml import detect
+
+    catalog = Catalog(profiles_dir)
+    known, found = catalog.hardware_profiles(), detect()
+    here = {
+        match.name: str(gpu)
+        for gpu in found.gpus
+        for match in match_profiles(gpu.name or "", gpu.memory_total_mib, known)
+    }
+    if here:
+        hint = "; ".join(f"--profile {name} for this machine's {gpu}" for name, gpu in here.items())
+    elif found.gpus:
+        hint = "this machine's card is in none of them (`deploytool profiles detect` says why)"
+    else:
+        hint = f"this machine has no card, --profile cpu takes its processors ({found.reason})"
+    raise BadInput(
+        "--profile is missing: it says for which hardware",
+        hint=hint,
+        details=[f"profiles: {', '.join(catalog.files('hardware'))}"],
+    )
 
 
 def show_plan(prepared: Prepared, *, json: bool) -> None:

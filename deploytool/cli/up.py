@@ -17,7 +17,7 @@ from deploytool.cli import up_container as containers
 from deploytool.cli.deploy import NoSmoke, Wait
 from deploytool.cli.deploy_view import Narrator, show_ready
 from deploytool.cli.output import emit
-from deploytool.cli.plan_options import flags, show_plan
+from deploytool.cli.plan_options import flags, needed_profile, show_plan
 from deploytool.cli.up_one import Wish, start
 from deploytool.cli.up_one import plan as planned
 from deploytool.deployment import UpOptions, given_key
@@ -30,7 +30,7 @@ PANEL = "Start"
 
 def up(
     model: options.ModelOrFile = None,
-    profile: options.ProfileOrFile = None,
+    profile: options.Profile = None,
     file: Annotated[
         Path | None,
         typer.Option("-f", "--file", metavar="FILE", help="A deployment file: bring up all that it holds."),
@@ -122,8 +122,8 @@ def up(
         )  # fmt: skip
         return up_file(file, beside, dry_run=dry_run)
     wish = Wish(
-        model=_needed("MODEL", model),
-        profile=_needed("--profile", profile),
+        model=_needed_model(model),
+        profile=needed_profile(profile, profiles_dir),
         engine=engine,
         flags=given,
         from_file={},
@@ -162,12 +162,12 @@ def up(
     return 0
 
 
-def _needed(what: str, value: str | None) -> str:
-    if value is None:
+def _needed_model(model: str | None) -> str:
+    if model is None:
         raise BadInput(
-            f"{what} is missing", hint="up MODEL --profile PROFILE, or up -f FILE with a deployment file"
+            "MODEL is missing", hint="up MODEL --profile PROFILE, or up -f FILE with a deployment file"
         )
-    return value
+    return model
 
 
 def _refuse_with_file(*, model: str | None, name: str | None) -> None:

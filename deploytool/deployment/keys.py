@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deploytool.errors import BadInput
-from deploytool.records import Deployment
+
+if TYPE_CHECKING:
+    from deploytool.records import Deployment
 
 KEY_VARIABLE = "DEPLOYTOOL_API_KEY"
 
@@ -25,13 +28,16 @@ def given_key(api_key_file: Path | None, environ: Mapping[str, str]) -> Key | No
 
     BadInput where the file cannot be read or holds no key.
     """
-    from deploytool.targets import read_key
-    from deploytool.wire.addresses import checked_key
-
     if api_key_file is not None:
+        from deploytool.targets import read_key
+
         path = api_key_file.expanduser().absolute()
         return Key(f"file {path}", read_key(path))
-    value = checked_key(environ.get(KEY_VARIABLE) or None)
+    if not environ.get(KEY_VARIABLE):
+        return None
+    from deploytool.wire.addresses import checked_key
+
+    value = checked_key(environ[KEY_VARIABLE])
     return Key(f"env {KEY_VARIABLE}", value) if value else None
 
 

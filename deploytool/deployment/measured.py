@@ -36,7 +36,9 @@ def memory_now(deployment: Deployment) -> dict[str, Any]:
     from deploytool.telemetry.sampler import MemorySampler
 
     pid = deployment.process.pid if deployment.process else None
-    sampler = MemorySampler(pid, deployment.launch.devices, interval_s=0.05)
+    sampler = MemorySampler(
+        pid, deployment.launch.devices, interval_s=0.05, no_devices_reason=deployment.no_card
+    )
     sampler.start("now")
     time.sleep(READING_S)
     sampler.stop()

@@ -111,7 +111,7 @@ def prepare(
         free_mib=free_mib,
         free_from="free memory of this machine" if hardware.kind == "cpu" else "free now (NVML)",
         gpus=gpus,
-        cpus=usable_cores(),
+        cpus=usable_cores() if hardware.kind == "cpu" else None,
     )
     known, lost = known_here()
     plan, why = planned(card, hardware, request, known)

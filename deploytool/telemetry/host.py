@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-import psutil
-
 MIB = 1024 * 1024
 # Where the own cgroup's limit, usage, statistics and reclaimable pages are read, version 2 first. Inside a
 # container both are mounted at the root. Files: kernel documentation, cgroup-v2 and cgroup-v1/memory.
@@ -31,6 +29,8 @@ class HostMemory(NamedTuple):
 
 def memory(cgroup: Path = Path("/sys/fs/cgroup")) -> HostMemory:
     """The smaller of what the host has and what the cgroup's limit leaves."""
+    import psutil
+
     host = psutil.virtual_memory()
     for limit_name, usage_name, statistics_name, reclaimable_name in CGROUP:
         limit = _number(cgroup / limit_name)
