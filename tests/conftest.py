@@ -24,14 +24,19 @@ TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
 sys.path.insert(0, str(TESTS))  # so that tests can import `stand_ins`
 
+from fork_server import ForkServers  # noqa: E402
 from ports import unused_port  # noqa: E402
 from shared_process import WORKERS, locked, shared  # noqa: E402
+from stand_ins.deploying import finished  # noqa: E402
+
+from deploytool.store import Store  # noqa: E402
 
 pytest_plugins = ("stand_ins.nvml", "real_engines")
 
 CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+PATIENCE_S = 200.0  # with a command, on a machine that is slow and busy; below the time-out of a test
 PROMPTS = {"query": "search_query: ", "document": "search_document: "}
 EXPORTS = "exports"  # models that the server exported, once for all tests of a run
 
@@ -71,25 +76,38 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     return folder
 
 
+@pytest.fixture(scope="session")
+def fork_servers() -> Iterator[ForkServers]:
+    servers = ForkServers()
+    yield servers
+    servers.close()
+
+
 @pytest.fixture
-def cli() -> CommandLine:
+def cli(fork_servers: ForkServers) -> CommandLine:
     """Run the real command in a process of its own: cli("plan", "qwen3-4b", ..., env={...}, timeout=60)."""
 
     def run(
-        *args: str, env: Mapping[str, str] | None = None, timeout: float = 120, cwd: Path | None = None
+        *args: str, env: Mapping[str, str] | None = None, timeout: float = PATIENCE_S, cwd: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "deploytool", *args],
-            env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", **(env or {})},
-            cwd=cwd or ROOT,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
+        environ = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", **(env or {})}
+        return fork_servers.run(["-m", "deploytool", *args], environ, cwd or ROOT, timeout)
 
     return run
+
+
+@pytest.fixture
+def store(home: Path) -> Iterator[Store]:
+    """The state of this test's home."""
+    with Store() as opened:
+        yield opened
+
+
+@pytest.fixture
+def nothing_left(home: Path) -> Iterator[None]:
+    """At the end of a test what it left is taken down; nothing may be there after that."""
+    yield
+    finished(home)
 
 
 @pytest.fixture
@@ -126,13 +144,14 @@ def alive(run_folder: Path) -> None:
 def minilm_server(minilm_folder: Path, run_folder: Path) -> Served:
     """The real SentenceTransformers server with the real model, once for all workers.
 
+    It computes with an export, as `auto` would: which of them is the quickest need not be measured for each run.
     Tests of other workers ask it at the same time: what counts its requests needs a server of its own.
     """
     model = "all-minilm-l6-v2"
     command = [
         sys.executable, "-m", "deploytool.st_server", "--model", str(minilm_folder),
         "--served-model-name", model, "--host", "127.0.0.1", "--port", "0",
-        "--dtype", "float32", "--device", "cpu",
+        "--dtype", "float32", "--device", "cpu", "--backend", "onnx",
     ]  # fmt: skip
     env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     env["DEPLOYTOOL_CACHE"] = str(run_folder / EXPORTS)
@@ -166,6 +185,9 @@ def pytest_configure() -> None:
     """
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.pop(
+        "PYTHONDONTWRITEBYTECODE", None
+    )  # else each of a run's processes compiles this package anew
     os.environ.setdefault(MARK, f"{os.getpid()}-{time.time_ns()}")
 
 

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from shared_process import made_once
 
 HERE = Path(__file__).resolve().parent / "engines"
+KINDS = ("qwen3", "reranker", "bert-cls", "bert-mean")
 
 
 @pytest.fixture(scope="session")
@@ -29,15 +31,16 @@ def sglang_path(sglang_venv: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_models(run_folder: Path) -> Path:
     """A folder with qwen3, reranker, bert-cls and bert-mean in it: random weights, their authors' layout."""
-    folder = tmp_path_factory.mktemp("tiny")
-    for kind in ("qwen3", "reranker", "bert-cls", "bert-mean"):
+
+    def make(folder: Path) -> None:
         subprocess.run(
-            [sys.executable, str(HERE / "make_models.py"), kind, str(folder / kind)],
+            [sys.executable, str(HERE / "make_models.py"), str(folder), *KINDS],
             check=True, capture_output=True, env={**os.environ, "HF_HUB_OFFLINE": "1"},
         )  # fmt: skip
-    return folder
+
+    return made_once(run_folder, "tiny", make)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""One real process for a whole test run, whatever the number of workers.
+"""One real process, or one folder of files, for a whole test run, whatever the number of workers.
 
 The worker that needs it first starts it, the others find it; it ends when the last worker has ended, also where
 workers were killed. Each worker holds a shared lock on one file of the run's folder as long as it lives; a
@@ -18,12 +18,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 WORKERS = "workers.lock"
-START_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 400.0
 END_TIMEOUT_S = 15.0
 
 
@@ -41,6 +41,16 @@ def locked(path: Path, kind: int) -> Iterator[None]:
     with path.open("a") as file:
         fcntl.flock(file, kind)
         yield
+
+
+def made_once(folder: Path, name: str, make: Callable[[Path], None]) -> Path:
+    """The folder of that name, which `make` makes and fills where no worker of the run has before."""
+    target, made = folder / name, folder / f"{name}.made"
+    with locked(folder / f"{name}.lock", fcntl.LOCK_EX):
+        if not made.exists():
+            make(target)
+            made.touch()
+    return target
 
 
 def shared(folder: Path, name: str, command: Sequence[str], ready: str, env: Mapping[str, str]) -> Shared:

@@ -312,7 +312,7 @@ def test_an_interrupted_search_says_what_it_found(server: Callable[..., str]) ->
             if "double" in line:
                 break
         tool.send_signal(signal.SIGTERM)
-        shown, _ = tool.communicate(timeout=60)
+        shown, _ = tool.communicate(timeout=200)
     assert tool.returncode == 130
     document = json.loads(shown)
     assert document["reason"] == "interrupted"
@@ -339,7 +339,7 @@ def test_a_dead_target_ends_the_search(cli: CommandLine) -> None:
                 if "double" in line:
                     break
             target.kill()
-            shown, said = tool.communicate(timeout=100)
+            shown, said = tool.communicate(timeout=200)
     assert tool.returncode == 6, said
     document = json.loads(shown)
     assert document["max_qps"] > 0

@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 
 import pytest
 from example_runs import GRID, cells_of, cpu_run, request_rows
+from measuring import TRIES
 
 from deploytool import samples
 from deploytool.comparison import compare, read_side
@@ -281,12 +282,15 @@ def test_real_servers_the_same_twice_and_a_slower_one(cli: CommandLine, server: 
     runs = []
     urls = [server("--answers", "ok@60"), server("--answers", "ok@72")]
     for url in (urls[0], urls[0], urls[1]):
-        done = cli("load", url, "--batch", "1", "--concurrency", "4", "--duration", "2s", "--warmup", "200ms",
-                   "--json")  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        record = json.loads(done.stdout)
-        validity = record["cells"][0].get("validity") or {}
-        if validity.get("verdict") == "void":
+        for _ in range(TRIES):
+            done = cli("load", url, "--batch", "1", "--concurrency", "4", "--duration", "2s",
+                       "--warmup", "200ms", "--json")  # fmt: skip
+            assert done.returncode == 0, done.stderr
+            record = json.loads(done.stdout)
+            validity = record["cells"][0].get("validity") or {}
+            if validity.get("verdict") != "void":
+                break
+        else:
             pytest.skip(f"this machine is too busy to measure on just now: {validity['reasons']}")
         runs.append(record["id"])
     # The tests share the machine with others: two runs of the same differ more there than on one's own.

@@ -14,12 +14,12 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from ports import unused_port
-from stand_ins.deploying import FOREVER, finished, kill_server, ours, prepared, record, spec, until
+from stand_ins.deploying import FOREVER, kill_server, ours, prepared, record, spec, until
 
 from deploytool.deployment import (
     UpOptions,
@@ -52,19 +52,13 @@ from deploytool.store import Store
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = ROOT / "tests" / "stand_ins" / "deploying.py"
 KEY = "sesame-open-the-door-42"
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 @pytest.fixture
-def store() -> Iterator[Store]:
-    with Store() as opened:
-        yield opened
-
-
-@pytest.fixture(autouse=True)
-def nothing_left(home: Path) -> Iterator[None]:
-    """What a test left is taken down; nothing may be there after that."""
-    yield
-    finished(home)
+def gate(tmp_path: Path) -> Path:
+    """While this file is not there, a server with the habit --gate loads."""
+    return tmp_path / "gate"
 
 
 def bring_up(store: Store, *habits: str, port: int | None = None, **options: object) -> Deployment:
@@ -150,9 +144,9 @@ def test_an_unknown_death_is_told_all_the_same(store: Store, home: Path) -> None
 
 
 def test_a_server_that_never_answers_is_ended_in_time(store: Store, home: Path) -> None:
-    error = failed(store, home, "--say", "stage: warming up", "--never-ready", "--ignore-term", wait_s=2)
+    error = failed(store, home, "--say", "stage: warming up", "--never-ready", "--ignore-term", wait_s=3)
     assert isinstance(error, StartFailed)
-    assert "not ready within 2 s (stage: warming up)" in error.message
+    assert "not ready within 3 s (stage: warming up)" in error.message
     assert "--wait" in str(error.hint)
 
 
@@ -243,7 +237,7 @@ def test_of_two_at_once_one_is_brought_up(store: Store, home: Path, same: str) -
         up_program("one", port=port if same == "port" else 0),
         up_program("one" if same == "name" else "two", port=port if same == "port" else 0),
     ]
-    told = [process.communicate(timeout=60)[1] for process in pair]
+    told = [process.communicate(timeout=200)[1] for process in pair]
     assert sorted(process.returncode for process in pair) == [0, 7], told
     (deployment,) = refresh(store)
     assert deployment.state == "ready"
@@ -327,8 +321,8 @@ def test_up_killed_at_a_random_moment_leaves_no_orphan(store: Store, home: Path,
     assert ours(home) == []
 
 
-def test_an_orphaned_start_that_dies_is_told(store: Store) -> None:
-    process = up_program("one", "--load-s", "1")
+def test_an_orphaned_start_that_dies_is_told(store: Store, gate: Path) -> None:
+    process = up_program("one", "--gate", str(gate))
     until(lambda: identity_recorded(store))
     process.kill()
     process.communicate()
@@ -337,11 +331,12 @@ def test_an_orphaned_start_that_dies_is_told(store: Store) -> None:
     assert seen.state == "died" and "SIGKILL" in str(seen.reason)
 
 
-def test_an_orphaned_start_with_wrong_vectors_is_not_adopted(store: Store) -> None:
-    process = up_program("one", "--load-s", "0.5", "--fault", "nan")
+def test_an_orphaned_start_with_wrong_vectors_is_not_adopted(store: Store, gate: Path) -> None:
+    process = up_program("one", "--gate", str(gate), "--fault", "nan")
     until(lambda: identity_recorded(store))
     process.kill()
     process.communicate()
+    gate.touch()
     until(lambda: refresh(store)[0].state != "starting")
     (seen,) = refresh(store)
     assert seen.state == "unhealthy" and "finite" in str(seen.reason)
@@ -349,34 +344,36 @@ def test_an_orphaned_start_with_wrong_vectors_is_not_adopted(store: Store) -> No
 
 
 def test_an_orphaned_start_whose_key_is_not_here_says_what_to_do(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: Store, gate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    habits = ("--load-s", "0.5", "--key-variable", "STAND_IN_KEY")
+    habits = ("--gate", str(gate), "--key-variable", "STAND_IN_KEY")
     process = up_program("one", *habits, env={"DEPLOYTOOL_API_KEY": KEY})
     until(lambda: identity_recorded(store))
     process.kill()
     process.communicate()
+    gate.touch()
     until(lambda: "DEPLOYTOOL_API_KEY" in str(refresh(store)[0].reason))
     assert store.deployment("one").state == "starting"
     monkeypatch.setenv("DEPLOYTOOL_API_KEY", KEY)
     assert refresh(store)[0].state == "ready"
 
 
-def test_a_start_at_work_is_left_alone(store: Store) -> None:
-    process = up_program("one", "--load-s", "1")
+def test_a_start_at_work_is_left_alone(store: Store, gate: Path) -> None:
+    process = up_program("one", "--gate", str(gate))
     until(lambda: identity_recorded(store))
     (seen,) = refresh(store)
     assert (seen.state, seen.reason) == ("starting", None)
-    assert process.wait(60) == 0
+    gate.touch()
+    assert process.wait(200) == 0
     process.communicate()
     assert refresh(store)[0].state == "ready"
 
 
-def test_a_start_whose_deployment_is_taken_down_ends(store: Store, home: Path) -> None:
-    process = up_program("one", "--load-s", "5")
+def test_a_start_whose_deployment_is_taken_down_ends(store: Store, home: Path, gate: Path) -> None:
+    process = up_program("one", "--gate", str(gate))
     until(lambda: identity_recorded(store))
     down(["one"], store, lambda _: None)
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate(timeout=200)
     assert process.returncode == 5
     assert "taken down by another command" in told
     assert ours(home) == [] and store.deployments() == []
@@ -390,19 +387,19 @@ def test_an_interrupt_cleans_up(
     process = up_program("one", "--load-s", "0.2", "--fault", "slow")
     until(lambda: point(store))
     process.send_signal(number)
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate(timeout=200)
     assert process.returncode == 130, told
     assert "nothing was left running" in told
     assert ours(home) == [] and store.deployments() == []
 
 
 def test_a_second_interrupt_ends_the_patience_with_a_stubborn_server(store: Store, home: Path) -> None:
-    process = up_program("one", "--ignore-term", "--say", "here", "--load-s", "60")
+    process = up_program("one", "--ignore-term", "--say", "here", "--never-ready")
     until(lambda: said(store, "here"))
     process.send_signal(signal.SIGINT)
     until(lambda: said(store, "asked to end, and staying"))
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=200)
     assert process.returncode == 130
     assert ours(home) == [] and store.deployments() == []
 
@@ -435,7 +432,8 @@ def test_a_killed_supervisor_is_told(store: Store) -> None:
 
 
 def test_a_server_that_answers_no_more_is_unhealthy_and_recovers(store: Store) -> None:
-    deployment = bring_up(store)
+    launch = spec(probe_timeout_s=2)
+    deployment = up(prepared(launch), UpOptions(name="one", smoke=False), store, lambda _: None)
     assert deployment.process is not None
     os.kill(deployment.process.pid, signal.SIGSTOP)
     (seen,) = refresh(store)
@@ -510,8 +508,10 @@ def test_a_restart_that_fails_keeps_the_record(store: Store, home: Path) -> None
     assert restart("one", store, lambda _: None, smoke=False).state == "ready"
 
 
-def test_of_two_restarts_at_once_one_is_refused(store: Store) -> None:
-    bring_up(store, "--load-s", "0.5")
+def test_of_two_restarts_at_once_one_is_refused(store: Store, gate: Path) -> None:
+    gate.touch()
+    bring_up(store, "--gate", str(gate))
+    gate.unlink()
     program = (
         "import sys; from deploytool.store import Store; from deploytool.deployment import restart\n"
         "from deploytool.errors import Taken\n"
@@ -528,17 +528,19 @@ def test_of_two_restarts_at_once_one_is_refused(store: Store) -> None:
         )
         for _ in range(2)
     ]
-    told = "".join(process.communicate(timeout=60)[1] for process in pair)
+    until(lambda: any(process.poll() is not None for process in pair))
+    gate.touch()  # the one that is at it may be ready, now that the other has seen it at work
+    told = "".join(process.communicate(timeout=200)[1] for process in pair)
     assert sorted(process.returncode for process in pair) == [0, 1], told
     assert "one is being started by another command (pid " in told
     assert refresh(store)[0].state == "ready"
 
 
-def test_a_start_that_is_stopped_elsewhere_keeps_its_record(store: Store, home: Path) -> None:
-    process = up_program("one", "--load-s", "30")
+def test_a_start_that_is_stopped_elsewhere_keeps_its_record(store: Store, home: Path, gate: Path) -> None:
+    process = up_program("one", "--gate", str(gate))
     until(lambda: identity_recorded(store))
     assert stop("one", store).state == "stopped"
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate(timeout=200)
     assert process.returncode == 5 and "by another command" in told
     (seen,) = refresh(store)
     assert seen.state == "stopped" and ours(home) == []
@@ -606,7 +608,7 @@ def test_the_log_is_followed_until_the_server_is_gone(store: Store) -> None:
     follower.start()
     until(lambda: "serving" in lines)
     kill_server(deployment)
-    follower.join(20)
+    follower.join(120)
     assert not follower.is_alive()
     assert lines[0].startswith("39 ") and lines[-1] == "serving"
 

@@ -317,23 +317,26 @@ def answered(answer: subprocess.CompletedProcess[str], code: int = 0) -> dict[st
     return {one["name"]: one for one in json.loads(answer.stdout)}
 
 
+# An export starts in a fraction of the time that torch takes, and this is about whole deployments.
+QUICK = MINI | {"port": "auto", "set": {"backend": "onnx"}}
+LATE = {"wait_s": 0.2, "set": {"backend": "onnx", "max_queue": 9}}  # planned well, and not ready in time
+
+
 @pytest.mark.slow
 @pytest.mark.model
-@pytest.mark.timeout(600)  # two whole starts, on a machine that may be busy
 def test_a_file_is_brought_up_compared_replaced_and_taken_down(cli: CommandLine, tmp_path: Path) -> None:
-    path = written(tmp_path, MINI | {"port": "auto"}, MINI | {"name": "gone", "model": str(tmp_path / "no")})
+    path = written(tmp_path, QUICK, MINI | {"name": "gone", "model": str(tmp_path / "no")})
     first = answered(cli("up", "-f", str(path), "--no-smoke", "--json"), 2)
     assert first["mini"]["result"] == "up" and first["gone"]["result"] == "failed"
     pid = first["mini"]["deployment"]["pid"]
 
-    written(tmp_path, MINI | {"port": "auto", "slo": "p99<=1s"})
+    written(tmp_path, QUICK | {"slo": "p99<=1s"})
     assert cli("diff", "-f", str(path)).returncode == 1
     assert answered(cli("up", "-f", str(path), "--json"))["mini"]["result"] == "noted"
     assert cli("diff", "-f", str(path)).returncode == 0
     assert answered(cli("up", "-f", str(path), "--json"))["mini"]["result"] == "as asked"
 
-    # A start that takes longer than the file allows: planned well, and failed.
-    written(tmp_path, MINI | {"port": "auto", "wait_s": 0.2, "set": {"max_queue": 9}})
+    written(tmp_path, QUICK | LATE)
     left = cli("up", "-f", str(path), "--json")
     assert answered(left, 7)["mini"]["result"] == "changed" and "set.max_queue: 2048 -> 9" in left.stderr
     failed = cli("up", "-f", str(path), "--replace", "--no-smoke", "--json")
@@ -350,17 +353,17 @@ def test_a_file_is_brought_up_compared_replaced_and_taken_down(cli: CommandLine,
 @pytest.mark.slow
 @pytest.mark.model
 def test_replicas_of_a_file_are_scaled_and_brought_back(cli: CommandLine, tmp_path: Path) -> None:
-    path = written(tmp_path, MINI | {"port": "auto", "replicas": 2})
+    path = written(tmp_path, QUICK | {"replicas": 2})
     assert answered(cli("up", "-f", str(path), "--no-smoke", "--json"))["mini"]["result"] == "up"
     assert cli("diff", "-f", str(path)).returncode == 0
 
-    written(tmp_path, MINI | {"port": "auto"})
+    written(tmp_path, QUICK)
     fewer = cli("diff", "-f", str(path))
     assert fewer.returncode == 1 and "replicas: 2 -> 1" in fewer.stdout
     assert answered(cli("up", "-f", str(path), "--json"))["mini"]["result"] == "scaled"
     assert [one["name"] for one in json.loads(cli("ps", "--json").stdout)] == ["mini", "mini-1"]
 
-    written(tmp_path, MINI | {"port": "auto", "wait_s": 0.2, "set": {"max_queue": 9}})
+    written(tmp_path, QUICK | LATE)
     failed = cli("up", "-f", str(path), "--replace", "--no-smoke", "--json")
     assert answered(failed, 5)["mini"]["result"] == "failed"
     assert "the one before it runs again" in failed.stderr

@@ -252,7 +252,7 @@ def test_a_target_that_dies_ends_clearly_and_the_run_goes_on_later(notes: Path, 
         name = hosted_card(cards, server)
         watcher = Watcher()
         with pytest.raises(Unhealthy, match="broke the connection") as caught:
-            run(name, notes, watcher, ENVIRON, profiles_dir=cards, batch=4, concurrency=1, timeout_s=5)
+            run(name, notes, watcher, ENVIRON, profiles_dir=cards, batch=4, concurrency=1, timeout_s=30)
         assert any("trying again in" in line for line in watcher.lines)
         assert "8 of 12 documents are kept: the same command goes on" in (caught.value.hint or "")
         server.dies_after = None
@@ -542,7 +542,7 @@ def served(folder: Path, log: Path, *more: str) -> Iterator[str]:
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 400
         while not alive(f"http://127.0.0.1:{port}", "/ready", 2.0).ok:
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-2000:]
             time.sleep(0.1)

@@ -292,7 +292,7 @@ def router(export: Export, minilm_server: Served, tmp_path: Path) -> Iterator[st
         process = subprocess.Popen([sys.executable, *words], stdout=log, stderr=log)
     try:
         url = f"http://127.0.0.1:{port}"
-        until(lambda: asked(f"{url}/readiness") == 200, 60)
+        until(lambda: asked(f"{url}/readiness") == 200)
         assert b"sesame" not in Path(f"/proc/{process.pid}/cmdline").read_bytes()
         yield url
     finally:
@@ -304,7 +304,7 @@ def asked(url: str, body: dict[str, Any] | None = None, key: str | None = None) 
     headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
     request = urllib.request.Request(url, data=json.dumps(body).encode() if body else None, headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code

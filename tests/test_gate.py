@@ -74,15 +74,16 @@ def test_a_slower_server_is_stopped(cli: CommandLine) -> None:
 
 def test_wrong_vectors_close_it_before_any_load(cli: CommandLine, tmp_path: Path) -> None:
     junit = tmp_path / "gate.xml"
-    with FaultyServer() as server:
-        before = baseline(cli, server.url)
+    before = cpu_run()
+    with Store() as store:
+        store.add_run(before)
     with FaultyServer("shuffled_index") as server:
-        closed = cli("gate", server.url, "--baseline", before["id"], "--junit", str(junit))
+        closed = cli("gate", server.url, "--baseline", before.id, "--junit", str(junit))
     assert closed.returncode == 6, closed.stderr
     assert "load: not run" in closed.stdout
     assert int(suite(junit).attrib["failures"]) >= 1
     with Store() as store:
-        assert [run.id for run in store.runs()] == [before["id"]]
+        assert [run.id for run in store.runs()] == [before.id]
 
 
 def test_nothing_there_is_no_pass(cli: CommandLine, free_port: Callable[[], int], tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import PROMPTS, Planted, Served
+from shared_process import made_once
 
 from deploytool.catalog import Catalog
 from deploytool.endpoint import Client
@@ -42,29 +43,34 @@ def golden() -> Golden:
 
 
 @pytest.fixture(scope="module")
-def prompted_folder(minilm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prompted_folder(minilm_folder: Path, run_folder: Path) -> Path:
     """MiniLM as a local folder without a card, with prompts that its files name."""
-    folder = tmp_path_factory.mktemp("models") / "prompted"
-    shutil.copytree(minilm_folder, folder)
-    path = folder / "config_sentence_transformers.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "prompts": PROMPTS}))
-    return folder
+
+    def make(folder: Path) -> None:
+        shutil.copytree(minilm_folder, folder / "prompted")
+        path = folder / "prompted" / "config_sentence_transformers.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "prompts": PROMPTS}))
+
+    return made_once(run_folder, "prompted-model", make) / "prompted"
 
 
 @pytest.fixture(scope="module")
-def prompted(prompted_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prompted(prompted_folder: Path, run_folder: Path) -> Path:
     """Its golden vectors, made by the real command: the file below a --profiles-dir."""
-    profiles = tmp_path_factory.mktemp("profiles")
-    made = subprocess.run(
-        [sys.executable, "-m", "deploytool", "golden", "make", str(prompted_folder), "--json",
-         "--profiles-dir", str(profiles)],
-        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(TESTS.parent)},
-    )  # fmt: skip
-    assert made.returncode == 0, made.stderr
-    document = json.loads(made.stdout)
-    assert (document["model"], document["dimensions"]) == ("prompted", 384)
-    path = Path(document["path"])
-    assert path.parent == profiles / "golden"
+
+    def make(profiles: Path) -> None:
+        profiles.mkdir()
+        made = subprocess.run(
+            [sys.executable, "-m", "deploytool", "golden", "make", str(prompted_folder), "--json",
+             "--profiles-dir", str(profiles)],
+            capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(TESTS.parent)},
+        )  # fmt: skip
+        assert made.returncode == 0, made.stderr
+        document = json.loads(made.stdout)
+        assert (document["model"], document["dimensions"]) == ("prompted", 384)
+        assert Path(document["path"]).parent == profiles / "golden"
+
+    (path,) = (made_once(run_folder, "prompted-profiles", make) / "golden").glob("*.json")
     return path
 
 

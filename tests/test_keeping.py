@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, CommandLine
-from stand_ins.deploying import finished, kill_server, ours, prepared, spec, until
+from stand_ins.deploying import kill_server, ours, prepared, spec, until
 
 from deploytool.deployment import UpOptions, down, refresh_one, restart, stop, up
 from deploytool.deployment.keeping import Keeper, Patience, kept
@@ -23,24 +23,17 @@ from deploytool.errors import Unhealthy
 from deploytool.records import Deployment
 from deploytool.store import Store
 
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
 HASTE = Patience(most_restarts=2, first_pause_s=0.05, stable_s=600, hanging_s=0.3, look_s=0.05)
 
 
-@pytest.fixture(autouse=True)
-def nothing_left(home: Path) -> Iterator[None]:
-    yield
-    finished(home)
-
-
-@pytest.fixture
-def store() -> Iterator[Store]:
-    with Store() as opened:
-        yield opened
-
-
-def bring_up(store: Store, name: str, *habits: str, **options: object) -> Deployment:
+def bring_up(
+    store: Store, name: str, *habits: str, probe_timeout_s: float = 20, **options: object
+) -> Deployment:
     wanted = UpOptions.model_validate({"name": name, "smoke": False, **options})
-    return up(prepared(spec(*habits, port=0)), wanted, store, lambda _: None)
+    launch = spec(*habits, port=0, probe_timeout_s=probe_timeout_s)
+    return up(prepared(launch), wanted, store, lambda _: None)
 
 
 @contextmanager
@@ -110,23 +103,24 @@ def test_it_gives_up_with_the_reason_until_it_is_asked_for_again(store: Store, t
     assert (back.state, back.restarts, back.gave_up, kept(back)) == ("ready", 0, None, True)
 
 
-@pytest.mark.alone
+@pytest.mark.slow
 def test_what_hangs_is_restarted(store: Store) -> None:
     """Alive, its port open, no answer: as a stuck engine is."""
-    one = bring_up(store, "one")
+    one = bring_up(store, "one", "--hangs", probe_timeout_s=2)
     assert one.process is not None
     with watching(store) as said:
-        os.kill(one.process.pid, signal.SIGSTOP)
+        os.kill(one.process.pid, signal.SIGUSR1)
         came_back(store, one)
     assert said[0].startswith("one hangs: /ready: no answer within 2 s")
 
 
 def test_what_stays_up_is_forgiven(store: Store) -> None:
     one = bring_up(store, "one")
-    with watching(store, HASTE.model_copy(update={"stable_s": 0.2})):
+    with watching(store, HASTE.model_copy(update={"stable_s": 0.2})) as said:
         kill_server(one)
-        until(lambda: store.deployment("one").restarts == 1)
+        until(lambda: any("ready again" in line for line in said))
         until(lambda: store.deployment("one").state == "ready" and not store.deployment("one").restarts)
+    assert "restart 1 of at most 2" in said[-1]
 
 
 def test_a_start_that_never_was_ready_is_not_kept_up(store: Store) -> None:
@@ -158,7 +152,7 @@ def test_pauses_grow_up_to_a_bound() -> None:
     assert [Patience().pause_s(count) for count in range(8)] == [1, 2, 4, 8, 16, 32, 60, 60]
 
 
-@pytest.mark.alone
+@pytest.mark.slow
 def test_the_command_watches_until_it_is_told_to_end(store: Store) -> None:
     one = bring_up(store, "one")
     process = subprocess.Popen(
@@ -172,23 +166,27 @@ def test_the_command_watches_until_it_is_told_to_end(store: Store) -> None:
     kill_server(one)
     came_back(store, one)
     process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate(timeout=200)
     assert process.returncode == 0 and "what runs goes on" in told
     assert refresh_one("one", store).state == "ready"
 
 
-@pytest.mark.alone
-def test_a_watcher_that_is_killed_in_a_restart_leaves_one_to_adopt(store: Store) -> None:
-    one = bring_up(store, "one", "--load-s", "0.5")
+@pytest.mark.slow
+def test_a_watcher_that_is_killed_in_a_restart_leaves_one_to_adopt(store: Store, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    gate.touch()
+    one = bring_up(store, "one", "--gate", str(gate))
+    gate.unlink()
     process = subprocess.Popen(
         [sys.executable, "-m", "deploytool", "watch", "one", "--first-pause", "0.1"],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.DEVNULL,
     )
     kill_server(one)
-    until(lambda: store.deployment("one").state == "starting")
+    until(lambda: store.deployment("one").state == "starting" and store.deployment("one").process)
     process.kill()
     process.wait()
+    gate.touch()
     with watching(store):
         until(lambda: refresh_one("one", store).state == "ready")
     assert store.deployment("one").owner is None

@@ -54,16 +54,16 @@ class Server:
     def serve(self, connection: socket.socket) -> None:
         if self.context:
             connection = self.context.wrap_socket(connection, server_side=True)
-        received = b""
+        received, needed = bytearray(), 0
         while data := connection.recv(65536):
             received += data
-            head, _, rest = received.partition(b"\r\n\r\n")
-            if b"\r\n\r\n" not in received:
-                continue
-            length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
-            if len(rest) >= length:
-                received = b""
-                if not self.answer(connection, rest):
+            if not needed and (end := received.find(b"\r\n\r\n")) >= 0:
+                head, body = bytes(received[:end]), end + 4
+                needed = body + int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+            if needed and len(received) >= needed:
+                request = bytes(received[body:])
+                received, needed = bytearray(), 0
+                if not self.answer(connection, request):
                     break
         connection.close()
 

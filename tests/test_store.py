@@ -88,7 +88,7 @@ def test_of_many_processes_at_once_one_gets_the_name_and_one_the_port(home: Path
         )
         for index, (name, port) in enumerate(wanted)
     ]
-    answers = [process.communicate("go\n", timeout=60)[0].strip() for process in processes]
+    answers = [process.communicate("go\n", timeout=200)[0].strip() for process in processes]
     assert answers[:4].count("got it") == 1
     assert answers[4:].count("got it") == 1
     with Store() as store:
@@ -270,7 +270,7 @@ def on_small_disk(options: str, then: str) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=200,
     )
     if "mount" in answer.stderr or "unshare" in answer.stderr:
         pytest.skip(f"no disk of its own can be mounted here: {answer.stderr.strip()}")

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, CommandLine
-from stand_ins.deploying import finished, kill_server, ours, prepared, spec, until
+from stand_ins.deploying import kill_server, ours, prepared, spec, until
 
 from deploytool.deployment import UpOptions, refresh_one, restart, stop, up
 from deploytool.deployment.keeping import Keeper, Patience
@@ -31,18 +31,7 @@ from deploytool.store import Store
 
 NOBODY = 65534
 DAY_S = 86_400
-
-
-@pytest.fixture(autouse=True)
-def nothing_left(home: Path) -> Iterator[None]:
-    yield
-    finished(home)
-
-
-@pytest.fixture
-def store() -> Iterator[Store]:
-    with Store() as opened:
-        yield opened
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 def bring_up(store: Store, name: str = "one") -> Deployment:
@@ -226,7 +215,7 @@ def test_two_users_neither_see_nor_end_each_others_servers(store: Store, home: P
     assert one.process.pid in ours(home)
 
 
-@pytest.mark.alone
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_kills_at_random_points_leave_no_orphan_and_lose_no_record() -> None:
     """The benchmark with one point for the tool and one for the server; `make bench-kills` has a hundred each."""

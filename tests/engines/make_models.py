@@ -1,6 +1,6 @@
-"""Write a tiny random model in the layout of Sentence Transformers: make_models.py KIND FOLDER.
+"""Write tiny random models in the layout of Sentence Transformers: make_models.py FOLDER KIND...
 
-KIND is one of qwen3, reranker, bert-cls, bert-mean.
+Each is written to FOLDER/KIND. KIND is one of qwen3, reranker, bert-cls, bert-mean.
 Random weights are enough to see whether an engine pools, normalises and orders as it should: the reference is
 computed from the same weights by another implementation.
 """
@@ -119,4 +119,5 @@ def sentence_transformers_files(folder: Path, hidden: int, pooling: str) -> None
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    for wanted in sys.argv[2:]:
+        main(wanted, Path(sys.argv[1]) / wanted)

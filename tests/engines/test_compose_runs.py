@@ -31,7 +31,7 @@ def compose(docker_host: str, folder: Path, *words: str) -> subprocess.Completed
     return subprocess.run(
         [str(COMPOSE), "--ansi", "never", *words],
         cwd=folder, env={**os.environ, "DOCKER_HOST": docker_host, "DEPLOYTOOL_USER": user},
-        capture_output=True, text=True, check=False, timeout=200,
+        capture_output=True, text=True, check=False, timeout=400,
     )  # fmt: skip
 
 
@@ -40,7 +40,7 @@ def asked(port: int, key: str | None) -> int:
     headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
     request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/embeddings", data=body, headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=120) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
@@ -64,7 +64,7 @@ def test_compose_brings_it_up_healthy_and_wants_the_key(
     secret.chmod(0o400)
     if os.getuid() == 0:
         os.chown(secret, NOBODY, NOBODY)
-    up = compose(docker_host, out, "up", "-d", "--wait", "--wait-timeout", "150")
+    up = compose(docker_host, out, "up", "-d", "--wait", "--wait-timeout", "350")
     try:
         assert up.returncode == 0, up.stderr + compose(docker_host, out, "logs").stdout
         (seen,) = [

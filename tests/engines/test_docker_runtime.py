@@ -32,7 +32,7 @@ CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]
 KEY = "sesame-open-the-door-42"
 MODEL = "all-minilm-l6-v2"
 
-pytestmark = [pytest.mark.engines, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.engines
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def start(cli: CommandLine, api: APIClient, image: str) -> Callable[..., dict[st
     """`up` on the real model; its document."""
 
     def run(*options: str) -> dict[str, Any]:
-        answer = cli(*UP, "--image", image, "--port", "auto", "--json", *options)
+        answer = cli(*UP, "--image", image, "--port", "auto", "--json", *options, timeout=400)
         assert answer.returncode == 0, answer.stderr
         document: dict[str, Any] = json.loads(answer.stdout)
         return document
@@ -67,7 +67,7 @@ def ours(client: APIClient, home: Path) -> list[Any]:
     return list(client.containers(all=True, filters={"label": f"deploytool.home={home / 'data'}"}))
 
 
-def until(condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
+def until(condition: Callable[[], object], what: str, seconds: float = 300.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"never: {what}"
@@ -254,7 +254,7 @@ def test_an_interrupted_up_leaves_nothing(cli: CommandLine, api: APIClient, imag
     )  # fmt: skip
     until(lambda: ours(api, home), "its container is there")
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=200)
     assert process.returncode == 130, said
     assert "nothing was left running" in said
     assert ours(api, home) == []
@@ -273,7 +273,7 @@ def launch(usual: str, folder: Path, code: str, port: int = 0, **changes: Any) -
         model_path=str(folder),
         host="127.0.0.1",
         port=port or unused_port(),
-        readiness=Readiness(path="/ready", probe_timeout_s=2, start_timeout_s=30),
+        readiness=Readiness(path="/ready", probe_timeout_s=10, start_timeout_s=120),
         image=usual,
     ).model_copy(update=changes)
 
@@ -292,7 +292,7 @@ def failed(api: APIClient, image: str, minilm_folder: Path, home: Path) -> Calla
             with pytest.raises(DeploytoolError) as caught:
                 up(
                     prepared(spec),
-                    UpOptions(name=name, runtime="docker", wait_s=60),
+                    UpOptions(name=name, runtime="docker", wait_s=120),
                     store,
                     said.append,
                 )

@@ -58,7 +58,7 @@ SETTINGS: tuple[dict[str, Scalar], ...] = (
     {"attention_backend": "flashinfer", "revision": "0123abc", "trust_remote_code": "yes"},
 )
 
-pytestmark = [pytest.mark.engines, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(900)]
 
 
 def config(arch: Architecture) -> dict[str, Any]:
@@ -137,9 +137,11 @@ def test_every_command_line_is_read_as_it_is_shown(sglang_venv: Path, tmp_path: 
         argv = [word.replace(SECRET_FILE, str(secret)) for word in plan.launch.argv[2:]]
         assert card.architecture is not None
         orders.append(json.dumps({"argv": argv, "config": config(card.architecture)}))
-    answers = ask(sglang_venv, tmp_path, orders)
-    assert len(answers) == len(matrix)
-    for (card, hardware, plan), read in zip(matrix, answers, strict=True):
+    different = list(dict.fromkeys(orders))  # many cards are given the same command line: it is read once
+    answers = dict(zip(different, ask(sglang_venv, tmp_path, different), strict=True))
+    assert len(answers) > 500
+    for (card, hardware, plan), order in zip(matrix, orders, strict=True):
+        read = answers[order]
         where = f"{card.name} on {hardware.name}, {plan.tensor_parallel} cards: {plan.launch.command()}"
         assert "refused" not in read, f"{where}\n{read['refused']}"
         check(plan, read["values"], where)

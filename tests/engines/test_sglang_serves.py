@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from shared_process import made_once
 
 from deploytool.endpoint import Client
 from deploytool.paths import packaged
@@ -22,9 +24,10 @@ from deploytool.probes import alive
 CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]
 TEXTS = ["hello world", "a tiny corpus for the test", "def add(a, b): return a + b", "x", "vectors " * 40]
 
-pytestmark = [pytest.mark.engines, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(1200)]
 
 
+@cache
 def reference(folder: Path) -> list[list[float]]:
     """The same weights in fp32 by Sentence Transformers, in a process of its own."""
     code = (
@@ -53,7 +56,7 @@ def up(cli: CommandLine, sglang_path: str) -> Iterator[Callable[..., dict[str, A
     def start(folder: Path, *options: str) -> dict[str, Any]:
         answer = cli(
             "up", str(folder), "--engine", "sglang", "--profile", "cpu", "--port", "auto", "--json", *options,
-            env={"PATH": sglang_path}, timeout=400,
+            env={"PATH": sglang_path}, timeout=800,
         )  # fmt: skip
         assert answer.returncode == 0, answer.stderr
         document: dict[str, Any] = json.loads(answer.stdout)
@@ -104,10 +107,10 @@ def test_qwen3_from_up_to_down(cli: CommandLine, up: Callable[..., Any], tiny_mo
 
 
 def test_cls_pooling_with_the_radix_cache_off(
-    cli: CommandLine, up: Callable[..., Any], tiny_models: Path, tmp_path: Path
+    cli: CommandLine, up: Callable[..., Any], tiny_models: Path, run_folder: Path
 ) -> None:
     folder = tiny_models / "bert-cls"
-    profiles = golden(cli, folder, tmp_path)
+    profiles = golden(cli, folder, run_folder)
     document = up(folder, "--name", "cls", "--profiles-dir", str(profiles))
     expected = reference(folder)
     with Client(document["url"], model=document["model"]) as client:
@@ -118,17 +121,19 @@ def test_cls_pooling_with_the_radix_cache_off(
     assert {check["name"]: check["passed"] for check in smoke["checks"]}["golden"] is True
 
 
-def golden(cli: CommandLine, folder: Path, tmp_path: Path) -> Path:
-    """A folder of profiles with the model's golden vectors in it."""
-    profiles = tmp_path / "profiles"
-    profiles.mkdir()
-    made = cli("golden", "make", str(folder), "--profiles-dir", str(profiles), timeout=300)
-    assert made.returncode == 0, made.stderr
-    return profiles
+def golden(cli: CommandLine, folder: Path, run_folder: Path) -> Path:
+    """A folder of profiles with the model's golden vectors in it, made once."""
+
+    def make(profiles: Path) -> None:
+        profiles.mkdir()
+        made = cli("golden", "make", str(folder), "--profiles-dir", str(profiles), timeout=800)
+        assert made.returncode == 0, made.stderr
+
+    return made_once(run_folder, f"golden-of-{folder.name}", make)
 
 
 def test_without_the_flag_cls_vectors_are_wrong_and_the_checks_say_so(
-    cli: CommandLine, by_hand: Callable[..., str], tiny_models: Path, tmp_path: Path
+    cli: CommandLine, by_hand: Callable[..., str], tiny_models: Path, run_folder: Path
 ) -> None:
     """The planner never starts this; a server that someone else started so is caught."""
     folder = tiny_models / "bert-cls"
@@ -139,7 +144,7 @@ def test_without_the_flag_cls_vectors_are_wrong_and_the_checks_say_so(
         again = client.embed(TEXTS).vectors  # now the prefixes are in the cache
     assert min(map(cosine, again, expected)) < 0.9
 
-    profiles = golden(cli, folder, tmp_path)
+    profiles = golden(cli, folder, run_folder)
     smoke = cli("smoke", url, "--model", str(folder), "--profiles-dir", str(profiles), "--json")
     assert smoke.returncode == 6, smoke.stdout
     failed = [check["name"] for check in json.loads(smoke.stdout)["checks"] if check["passed"] is False]
@@ -170,7 +175,7 @@ def by_hand(
             )  # fmt: skip
         started.append(process)
         url = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + 400
+        deadline = time.monotonic() + 800
         while not alive(url, "/ready", 5).ok:
             assert started[-1].poll() is None and time.monotonic() < deadline, (
                 tmp_path / "sglang.log"

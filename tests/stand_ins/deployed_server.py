@@ -1,7 +1,8 @@
 """A stand-in for an engine's server, as a program: what a runtime may have to live with, one habit at a time.
 
-It answers like `faulty_server` (right, unless --fault), after --load-s seconds. Run by the tests through the
-real runtime and the real use cases; `spec` and `prepared` describe it as an engine would.
+It answers like `faulty_server` (right, unless --fault), after --load-s seconds, or once the file of --gate is
+there. Run by the tests through the real runtime and the real use cases; `spec` and `prepared` describe it as an
+engine would.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--fault")
     parser.add_argument("--load-s", type=float, default=0.0)
+    parser.add_argument("--gate", type=Path, help="load until this file is there")
     parser.add_argument("--never-ready", action="store_true")
     parser.add_argument("--say", default="")
     parser.add_argument("--fail", type=int, metavar="CODE", help="exit with CODE instead of serving")
     parser.add_argument("--once", type=Path, help="serve where this file is not there yet, else exit with 9")
     parser.add_argument("--key-variable", help="enforce the key that this variable holds, and print it")
     parser.add_argument("--key-file", type=Path, help="the same with a file")
+    parser.add_argument("--hangs", action="store_true", help="after SIGUSR1 answer nothing any more")
     parser.add_argument("--ignore-term", action="store_true")
     parser.add_argument("--finishes", action="store_true", help="on SIGTERM answer what came in, then end")
     parser.add_argument("--child", action="store_true", help="fork a child that makes its own session")
@@ -54,10 +57,15 @@ def serve(given: argparse.Namespace, key: str | None) -> None:
     if given.never_ready:
         time.sleep(600)
     time.sleep(given.load_s)
+    while given.gate and not given.gate.exists():
+        time.sleep(0.01)
     asked = threading.Event()
     if given.finishes:
         signal.signal(signal.SIGTERM, lambda *_: asked.set())
-    with FaultyServer(given.fault, key=key, port=given.port) as server:
+    server = FaultyServer(given.fault, key=key, port=given.port)
+    if given.hangs:
+        signal.signal(signal.SIGUSR1, lambda *_: server.hang())
+    with server:
         print("serving", flush=True)
         asked.wait()
         while server.busy:

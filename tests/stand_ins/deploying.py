@@ -28,7 +28,9 @@ MODEL, WIDTH = "stand-in", 256  # as faulty_server serves it
 FOREVER = (sys.executable, "-c", "import time; time.sleep(600)")
 
 
-def spec(*habits: str, port: int | None = None, secret: SecretUse | None = None) -> LaunchSpec:
+def spec(
+    *habits: str, port: int | None = None, secret: SecretUse | None = None, probe_timeout_s: float = 20
+) -> LaunchSpec:
     """The launch of the stand-in server, as an engine would describe it. Port 0: chosen at the start."""
     chosen = unused_port() if port is None else port
     return LaunchSpec(
@@ -39,7 +41,7 @@ def spec(*habits: str, port: int | None = None, secret: SecretUse | None = None)
         host="127.0.0.1",
         port=chosen,
         secret=secret,
-        readiness=Readiness(path="/ready", probe_timeout_s=2, start_timeout_s=20),
+        readiness=Readiness(path="/ready", probe_timeout_s=probe_timeout_s, start_timeout_s=120),
     )
 
 
@@ -84,7 +86,7 @@ def record(name: str, launch: LaunchSpec) -> Deployment:
     )
 
 
-def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+def until(condition: Callable[[], object], seconds: float = 120.0) -> None:
     """Wait for something that another process does; a generous bound, so that a hang ends."""
     deadline = time.monotonic() + seconds
     while not condition():

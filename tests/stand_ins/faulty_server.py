@@ -191,6 +191,10 @@ class FaultyServer:
     def __exit__(self, *_: object) -> None:
         self.die()
 
+    def hang(self) -> None:
+        """No request is answered any more; connections are still taken."""
+        _counting.acquire()
+
     def die(self) -> None:
         """Stops listening and breaks every connection."""
         if self._alive:

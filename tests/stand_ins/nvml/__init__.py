@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from fork_server import ForkServers
 
 SOURCE = Path(__file__).with_name("nvml.c")
 ROOT = Path(__file__).resolve().parents[3]
@@ -83,6 +84,7 @@ class Nvml:
 
     folder: Path
     state: Path
+    servers: ForkServers
 
     @property
     def env(self) -> dict[str, str]:
@@ -121,10 +123,10 @@ class Nvml:
 
     def python(self, code: str, *arguments: str) -> Any:
         """Run a Python program against this driver; what it prints is read as JSON."""
-        with self.start(code, *arguments) as process:
-            out, _ = process.communicate(timeout=60)
-        assert process.returncode == 0, f"the program failed with {process.returncode}: {out}"
-        return json.loads(out)
+        environ = {**os.environ, "PYTHONPATH": str(ROOT), **self.env}
+        done = self.servers.run(["-c", code, *arguments], environ, Path.cwd(), 200)
+        assert done.returncode == 0, f"the program failed with {done.returncode}: {done.stdout}{done.stderr}"
+        return json.loads(done.stdout)
 
 
 def build(folder: Path, *, old_driver: bool = False) -> Path:
@@ -152,16 +154,16 @@ def old_nvml_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def nvml(nvml_folder: Path, tmp_path: Path) -> Nvml:
+def nvml(nvml_folder: Path, tmp_path: Path, fork_servers: ForkServers) -> Nvml:
     """A stand-in driver with one idle A10G."""
-    driver = Nvml(nvml_folder, tmp_path / "nvml-state")
+    driver = Nvml(nvml_folder, tmp_path / "nvml-state", fork_servers)
     driver.write(Device())
     return driver
 
 
 @pytest.fixture
-def old_nvml(old_nvml_folder: Path, tmp_path: Path) -> Nvml:
+def old_nvml(old_nvml_folder: Path, tmp_path: Path, fork_servers: ForkServers) -> Nvml:
     """The same with an old driver: no memory v2, no process list v3."""
-    driver = Nvml(old_nvml_folder, tmp_path / "nvml-state")
+    driver = Nvml(old_nvml_folder, tmp_path / "nvml-state", fork_servers)
     driver.write(Device())
     return driver
