@@ -180,11 +180,13 @@ GONE_WITHIN_S = 20.0
 def pytest_configure() -> None:
     """Every process of this run has the mark in its environment; workers have it from their parent.
 
-    A shell starts what runs in its background with Ctrl-C ignored, and children inherit that: those of tests that
-    interrupt them would go on.
+    A shell starts what runs in its background with Ctrl-C ignored, nohup with a hang-up, and children inherit that:
+    those of tests that interrupt them would go on.
     """
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     os.environ.pop(
         "PYTHONDONTWRITEBYTECODE", None
     )  # else each of a run's processes compiles this package anew

@@ -10,8 +10,6 @@ container. Functions and error codes: NVML API reference, "Device Queries" and "
 
 from __future__ import annotations
 
-import ctypes
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -189,8 +187,6 @@ def connect() -> Session | Unavailable:
     global _session  # noqa: PLW0603 - NVML itself is one per process
     with _lock:
         if _session is None:
-            if not _driver_is_here():
-                return Unavailable(*nvml_errors.start_failure(nvml_errors.NO_LIBRARY))
             try:
                 import pynvml
             except ImportError:
@@ -201,17 +197,6 @@ def connect() -> Session | Unavailable:
                 return Unavailable(*nvml_errors.start_failure(error.value))
             _session = Session(pynvml)
         return _session
-
-
-def _driver_is_here() -> bool:
-    """Whether the driver's library loads, asked as pynvml does: to import that is slow where there is none."""
-    if not sys.platform.startswith("linux"):
-        return True  # pynvml knows more places
-    try:
-        ctypes.CDLL("libnvidia-ml.so.1")
-    except OSError:
-        return False
-    return True
 
 
 def detect() -> Detected:

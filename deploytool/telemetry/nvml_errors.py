@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-NO_LIBRARY = 12
 LOOK = "look at nvidia-smi and the kernel's log (dmesg | grep -i nvrm)"
 
 # Code -> why NVML could not be started, and what a person does about it.
@@ -22,7 +21,7 @@ START: dict[int, tuple[str, str]] = {
         "sudo modprobe nvidia; if that fails see dmesg: after a kernel update the module must be built "
         "again, and Secure Boot refuses an unsigned one",
     ),
-    NO_LIBRARY: (
+    12: (
         "no NVIDIA driver was found (libnvidia-ml.so.1 is not on the library path)",
         "install the NVIDIA driver; in a container start it with the NVIDIA runtime (docker run --gpus all)",
     ),
@@ -76,7 +75,7 @@ WSL = Path("/usr/lib/wsl/lib")
 def start_failure(code: int, wsl: Path = WSL) -> tuple[str, str]:
     """Why NVML could not be started, and the mend."""
     why, mend = START.get(code, (f"NVML cannot be started (NVML error {code})", LOOK))
-    if code == NO_LIBRARY and wsl.is_dir():
+    if code == 12 and wsl.is_dir():
         mend = f"on WSL2 the driver's library is in {wsl}: add that folder to LD_LIBRARY_PATH"
     return why, mend
 
