@@ -37,6 +37,8 @@ class DeploytoolError(Exception):
         self.message = message
         self.hint = hint
         self.details = tuple(details)
+        for line in self.details:
+            self.add_note(line)  # a traceback shows them too
 
     def document(self) -> dict[str, Any]:
         """The error as the JSON document that `--json` prints."""

@@ -84,6 +84,8 @@ NAMED_BY: dict[str, set[str]] = {
     "forgets_after_bad_input": {"still_right"},
     "key_not_enforced": {"key_missing", "key_wrong"},
     "wrong_key_accepted": {"key_wrong"},
+    "busy_with_keys": {"key_missing", "key_wrong"},
+    "busy_at_first": set(),
     "echoes_key": {"model_listed", "single"},
     "echoes_key_in_answer": {"model_listed", "single"},
     "echoes_key_as_page": {"model_listed", "single"},

@@ -133,7 +133,8 @@ OTHERS = (
     "cut_off", "slow", "drips", "fails_always", "redirects", "dies_after_batch", "dies_at_once",
     "model_missing", "listing_missing", "bad_input_200", "bad_input_200_error", "bad_input_500",
     "bad_input_silent", "bad_input_not_found", "forgets_after_bad_input", "flat_errors", "detail_errors",
-    "key_not_enforced", "wrong_key_accepted", "echoes_key", "echoes_key_in_answer", "echoes_key_as_page",
+    "key_not_enforced", "wrong_key_accepted", "busy_with_keys", "busy_at_first",
+    "echoes_key", "echoes_key_in_answer", "echoes_key_as_page",
     "dimensions_ignored", "cut_not_normalised", "last_dimensions",
     "dimensions_refused", "refuses_32", "long_500", "cached",
 )  # fmt: skip
@@ -292,6 +293,10 @@ class _Handler(BaseHTTPRequestHandler):
         if self.fault == "echoes_key":
             raise Refusal(401, f"the key {given} is not welcome")
         if given != f"Bearer {owner.key}":
+            if self.fault == "busy_with_keys" or (
+                self.fault == "busy_at_first" and owner.keys.count(given) <= 1
+            ):
+                raise Refusal(503, "no worker is available")
             raise Refusal(401, "invalid API key")
 
     def embeddings(self, body: bytes) -> Any:
