@@ -23,7 +23,7 @@ from deploytool.records import PhaseMemory, RunRecord
 
 Result = Mapping[str, Any]
 PHASE = "stage"
-START_SHARE = 0.7  # of the highest rate of the load points whose median is within the SLO
+START_SHARE = 0.5  # of the highest rate of the load points whose median is within the SLO
 PROBE_TEXT = "How wide is a vector?"
 
 
