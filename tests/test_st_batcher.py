@@ -238,6 +238,18 @@ def test_nothing_starves_behind_a_stream_of_better_fitting_texts(make: Callable[
     bench.wait(held, old)
 
 
+@pytest.mark.parametrize(("between", "together"), [(29, [8, 8]), (30, [8])])
+def test_who_came_long_after_the_oldest_is_not_taken_with_it(
+    make: Callable[..., Bench], between: int, together: list[int]
+) -> None:
+    """Eight batches of 16 tokens are looked at: 8 for the oldest, 4 for each that came between, then the last."""
+    bench = make(budget=16, overhead=0)
+    jobs = [bench.hold(), bench.submit(8), *(bench.submit(4) for _ in range(between)), bench.submit(8)]
+    bench.release()
+    bench.wait(*jobs)
+    assert lengths(bench.compute.batches[1]) == together
+
+
 def test_arrivals_while_a_batch_computes_go_with_the_next(make: Callable[..., Bench]) -> None:
     bench = make()
     held = bench.hold()

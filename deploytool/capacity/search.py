@@ -61,7 +61,7 @@ class _Rate:
 
     windows: list[Requests] = field(default_factory=list)
     verdict: Verdict = UNKNOWN
-    closest: Step = "double"  # the step that looked last
+    last_step: Step = "double"
 
 
 @dataclass
@@ -121,7 +121,7 @@ class Search:
                     if self.low and self.high / self.low <= 1 + self.precision:
                         self._second_opinion()
                     continue
-            if self.rates[self.low].closest != "double":
+            if self.rates[self.low].last_step != "double":
                 return
             self._holds(self.low, "bisect")
 
@@ -152,7 +152,7 @@ class Search:
     def _holds(self, rate: float, step: Step) -> bool:
         """Measure until the rate is ruled on or was looked at enough; moves `low` or `high`."""
         known = self.rates.setdefault(rate, _Rate())
-        known.closest = step
+        known.last_step = step
         for look in range(len(LOOKS[step])):
             self._look(rate, step, known, look)
             leans = known.verdict.leans

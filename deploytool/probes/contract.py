@@ -237,7 +237,9 @@ def _refuses(bench: Bench, how: str, *, authorised: bool = True, key: str | None
             break
         time.sleep(pause_s)  # a proxy or a full queue answered: nobody has looked at the key
     if answer.status in BUSY:
-        return fail(f"{answer.status} {how}", "the server, or a proxy before it, is too busy to refuse a key")
+        return fail(
+            f"{answer.status} {how}", "the server, or a proxy before it, fails or is too busy to refuse a key"
+        )
     return fail(
         f"{answer.status} {how}", "the server does not check the key: anyone who reaches it can use it"
     )
