@@ -38,6 +38,7 @@ from deploytool.errors import (
     BadInput,
     CheckFailed,
     DeploytoolError,
+    Interrupted,
     NotAvailable,
     StartFailed,
     Taken,
@@ -391,6 +392,43 @@ def test_an_interrupt_cleans_up(
     assert process.returncode == 130, told
     assert "nothing was left running" in told
     assert ours(home) == [] and store.deployments() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupt_as_the_name_is_taken_cleans_up(
+    store: Store, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    reserve = store.reserve
+
+    def reserve_and_be_interrupted(deployment: Deployment) -> None:
+        reserve(deployment)
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(store, "reserve", reserve_and_be_interrupted)
+    with pytest.raises(Interrupted, match="interrupted") as told:
+        up(prepared(spec("--never-ready")), UpOptions(name="one"), store, lambda _: None)
+    assert told.value.details == ("nothing was left running",)
+    assert store.deployments() == [] and folder_of(store) is None
+
+
+def test_an_interrupt_as_a_restart_takes_it_over_keeps_its_record(
+    store: Store, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring_up(store)
+    change = store.change
+
+    def change_and_be_interrupted(deployment_id: str, by: Callable[[Deployment], None]) -> Deployment | None:
+        changed = change(deployment_id, by)
+        monkeypatch.setattr(store, "change", change)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return changed
+
+    monkeypatch.setattr(store, "change", change_and_be_interrupted)
+    with pytest.raises(Interrupted) as told:
+        restart("one", store, lambda _: None)
+    assert told.value.details == ("one is not running; its record is kept",)
+    assert ours(home) == [] and store.deployment("one").state == "died"
+    assert store.deployment("one").owner is None
 
 
 def test_a_second_interrupt_ends_the_patience_with_a_stubborn_server(store: Store, home: Path) -> None:

@@ -67,17 +67,22 @@ def up(
     deployment = record(prepared, options, key)
     runtime(options.runtime).check(deployment)
     with interruptible() as interrupts:
-        reserve(deployment, store)
         start = Start(deployment, store, key, progress, tick)
+        interrupts.hold()
+        reserve(deployment, store)
         return start_reserved(start, options, interrupts)
 
 
 def start_reserved(
     start: Start, options: UpOptions, interrupts: Interrupts, first: Callable[[], None] | None = None
 ) -> Deployment:
-    """Start what has its name and port; `first` is done before that. Cleaned up where either fails."""
+    """Start what has its name and port; `first` is done before that. Cleaned up where either fails.
+
+    A signal since the name was taken should have been held; it is released here.
+    """
     deployment, store = start.deployment, start.store
     try:
+        interrupts.release()
         if deployment.launch.port:
             check_port(deployment.launch.host, deployment.launch.port)
         if first is not None:
@@ -125,8 +130,10 @@ def again(
     key = recorded_key(deployment, os.environ)
     served_by, folder = runtime(deployment.runtime), store.deployment_folder(deployment.id)
     with interruptible() as interrupts:
+        interrupts.hold()
         deployment = store.change(deployment.id, claim) or store.deployment(name)
         try:
+            interrupts.release()
             served_by.stop(deployment, folder, CLEANUP_GRACE_S * 2)
             check_port(deployment.launch.host, deployment.launch.port)
             start = Start(deployment, store, key, progress, tick)

@@ -16,7 +16,19 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.raised = False
+        self._held = False
+        self._waiting: int | None = None
         self._hurry: Callable[[], None] | None = None
+
+    def hold(self) -> None:
+        """Let a signal wait for `release`, so that nothing is taken without its clean-up being in place."""
+        self._held = True
+
+    def release(self) -> None:
+        """The end of `hold`: KeyboardInterrupt where a signal came meanwhile."""
+        self._held = False
+        if self._waiting is not None:
+            self.handle(self._waiting, None)
 
     def cleaning(self, hurry: Callable[[], None]) -> None:
         """From here on a signal calls `hurry` (which ends things at once) and lets the clean-up go on."""
@@ -25,6 +37,8 @@ class Interrupts:
     def handle(self, number: int, _frame: FrameType | None) -> None:
         if self._hurry is not None:
             self._hurry()
+        elif self._held:
+            self._waiting = number
         elif not self.raised:
             self.raised = True
             raise KeyboardInterrupt(signal.Signals(number).name)

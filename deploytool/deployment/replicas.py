@@ -65,8 +65,9 @@ def up_replicas(
         for place in range(options.replicas)
     ]
     with interruptible() as interrupts:
-        reserve(endpoint, store)
         start = Start(endpoint, store, key, progress, tick)
+        interrupts.hold()
+        reserve(endpoint, store)
         try:
             ready = start_reserved(
                 start, options, interrupts, lambda: start_replicas(replicas, options, store, progress, key)

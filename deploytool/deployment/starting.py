@@ -48,7 +48,7 @@ class Start:
         self.key = key
         self.program = program(deployment.launch.engine)
         self.runtime: Runtime = runtime(deployment.runtime)
-        self.folder: Path = store.deployment_folder(deployment.id)
+        self.folder: Path = store.folder / "deployments" / deployment.id
         self.began = time.monotonic()
         self.stage = "starting"
         self.said_at = self.began
@@ -88,6 +88,7 @@ class Start:
         take_in(self.deployment, self.store, self.environ())
 
     def launch(self) -> None:
+        self.store.deployment_folder(self.deployment.id)
         running = self.runtime.start(self.deployment, self.folder, self.key.value if self.key else None)
 
         def started(record: Deployment) -> None:
