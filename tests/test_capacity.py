@@ -15,7 +15,7 @@ import pytest
 from stand_ins.queue_model import OVERHEAD_S, QueueModel, p99_ms
 
 from deploytool.capacity.judging import Tally, judge
-from deploytool.capacity.search import Search, samples_of
+from deploytool.capacity.search import Observation, Search, samples_of
 from deploytool.catalog import Catalog
 from deploytool.hardware import Price
 from deploytool.noise import Requests
@@ -109,6 +109,23 @@ def test_a_highest_rate_to_try_is_kept() -> None:
     assert max(probe.rate for probe in found.probes) == 50
     assert (found.high, found.converged) == (None, False)
     assert "the highest rate that was to be tried" in found.reason
+
+
+def test_a_disturbance_at_the_only_rate_that_broke_does_not_end_the_search() -> None:
+    class DisturbedModel(QueueModel):
+        def __call__(self, rate: float, duration_s: float) -> Observation:
+            seen = super().__call__(rate, duration_s)
+            if self.windows == 2:
+                seen.requests.latency_ms[:] = [1000.0] * len(seen.requests)
+            return seen
+
+    truth = true_capacity(150, 50, 100)
+    found = search(DisturbedModel(1)).run(round(truth * 0.45, 1))
+    assert found.probes[1].ruling == "breaks"
+    assert found.probes[1].rate < truth
+    assert found.max_qps == pytest.approx(truth, rel=0.10)
+    assert found.converged
+    assert found.high is not None
 
 
 def test_errors_break_an_slo_as_well() -> None:

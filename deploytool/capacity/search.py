@@ -31,6 +31,7 @@ LEAST_SAMPLES: dict[Step, int] = {"double": 60, "bisect": 200, "confirm": 400}
 MOST_VOID = 3  # windows in a row that the client spoilt
 MOST_CONFIRMATIONS = 6
 MOST_HALVINGS = 6
+REACH = math.sqrt(2)  # how far above a rate the search goes on whose upper bound was a disturbance
 
 
 class Observation(NamedTuple):
@@ -113,7 +114,12 @@ class Search:
 
     def _bisect(self) -> None:
         """Narrow the bracket; its lower end must hold in more than a window of the doubling."""
-        while self.high is not None and self.low:
+        while self.low:
+            if self.high is None:
+                if self.low == self.most_qps:
+                    return
+                self._double(self._round(self.low * REACH))
+                continue
             if self.high / self.low > 1 + self.precision:
                 middle = self._round(math.sqrt(self.low * self.high))
                 if self.low < middle < self.high:
