@@ -31,8 +31,9 @@ test-slow: setup ## Run the tests that take long, then, one by one, those that w
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "slow and not engines"
 	@$(BIN)/python -m pytest -q -m "alone and not engines"
 
-test-engines: setup ## Run the tests against real engines (installs docker.io and SGLang for the CPU, 2.8 GB, once)
+test-engines: setup ## Run the tests against real engines (installs docker.io, openssh-server and SGLang for the CPU, 2.8 GB, once)
 	@bash tests/engines/docker/setup.sh
+	@bash tests/engines/ssh/setup.sh
 	@bash tests/engines/sglang/setup.sh .engines/sglang
 	@DEPLOYTOOL_SGLANG_VENV="$(CURDIR)/.engines/sglang" $(BIN)/python -m pytest -q -m engines
 

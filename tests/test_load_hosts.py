@@ -18,7 +18,7 @@ import pytest
 from ports import unused_port
 
 from deploytool import samples
-from deploytool.cli.load_hosts import hosts_given, spread
+from deploytool.cli.load_hosts import WAIT_S, hosts_given, spread
 from deploytool.errors import BadInput
 from deploytool.loadgen import validity
 from deploytool.loadgen.hosts import SHELL, command
@@ -213,6 +213,32 @@ def _worker(tool: int, host: str) -> list[psutil.Process]:
     below = psutil.Process(tool).children(recursive=True)
     own = [process for process in below if host in process.cmdline() and "--worker" in process.cmdline()]
     return [*own, *(child for process in own[-1:] for child in process.children(recursive=True))]
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
+    """Whatever started them: their input ends. Else they would wait for another master."""
+    with subprocess.Popen(
+        [sys.executable, str(REFERENCE), "--answers", "ok@5"], stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdout is not None
+        tool = subprocess.Popen(
+            [sys.executable, "-m", "deploytool", "load", server.stdout.readline().strip(),
+             "--master", f"127.0.0.1:{unused_port()}", "--workers", "one,two",
+             "--worker-shell", f"env WHERE={{host}} {sys.executable} -m deploytool", "--batch", "1",
+             "--concurrency", "2", "--duration", "100s", "--no-calibration"],
+            cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            eventually(lambda: next((data_dir() / "runs").glob("*/cells/*/progress-1.json"), None))
+            workers = _worker(tool.pid, "one") + _worker(tool.pid, "two")
+        finally:
+            tool.kill()
+            tool.wait()
+            server.kill()
+    assert len(workers) >= 4, "two workers, and the load process of each"
+    _, alive = psutil.wait_procs(workers, timeout=WAIT_S / 2)
+    assert alive == []
 
 
 @pytest.mark.alone

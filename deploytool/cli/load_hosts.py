@@ -67,13 +67,15 @@ def hosts_given(
 def serve(given: Hosts, target: Resolved) -> int:
     """Be a worker until the run is over. The target is the one that was given here, whatever a master says."""
     from deploytool.benchmark import surroundings
-    from deploytool.loadgen import child, worker
+    from deploytool.loadgen import child, hosts, worker
 
     child.require()
     master = address("--worker", given.worker or "")
     host, path = surroundings.address(target)
     name = given.worker_name or socket.gethostname()
     token = _token(given, master[0], needed=True) or ""
+    if str(given.token_file) == "-":
+        hosts.end_with_input(sys.stdin.fileno())
     note(f"worker {name}: load on {target.url} as the master at {given.worker} says; Ctrl-C ends it")
     done = worker.serve(
         host=host, path=path, api_key=target.api_key, master=master, token=token, name=name, wait_s=WAIT_S,
@@ -113,10 +115,12 @@ def address(option: str, text: str) -> tuple[str, int]:
 
 def _token(given: Hosts, host: str, *, needed: bool) -> str | None:
     """The secret that master and workers share; it may only be missing where nobody else can knock."""
+    from deploytool.loadgen.hosts import read_line
+
     if given.token_file is not None:
         try:
             text = (
-                sys.stdin.readline() if str(given.token_file) == "-"
+                read_line(sys.stdin.fileno()) if str(given.token_file) == "-"
                 else given.token_file.read_text(encoding="utf-8")
             )  # fmt: skip
         except (OSError, UnicodeDecodeError) as error:

@@ -1,11 +1,18 @@
-"""Workers on other hosts: started there by a command such as ssh, ended with the run."""
+"""Workers on other hosts: started there by a command such as ssh, ended with the run.
+
+Their standard input says the token, and that they are to end with it. It ends with this process however that ends,
+and with a broken connection; a signal to an ssh client would not reach what it started.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
+import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,6 +21,7 @@ from deploytool.errors import BadInput
 
 SHELL = "ssh -o BatchMode=yes {host} deploytool"
 END_S = 5.0
+WITH_INPUT = "end with this input"  # the line after the token
 Worker = tuple[str, "subprocess.Popen[bytes]", Path]  # its host, what started it, its log
 
 
@@ -38,6 +46,8 @@ def running(
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(max(0.0, until - time.monotonic()))
         finally:
+            for _, process, _ in started:
+                _close_input(process)
             for _, process, _ in started:
                 _end(process)
 
@@ -66,9 +76,30 @@ def _start(argv: Sequence[str], log: Path, token: str) -> subprocess.Popen[bytes
             ) from error
     if process.stdin is not None:
         with contextlib.suppress(OSError):
-            process.stdin.write(token.encode() + b"\n")
-            process.stdin.close()
+            process.stdin.write(f"{token}\n{WITH_INPUT}\n".encode())
+            process.stdin.flush()
     return process
+
+
+def end_with_input(descriptor: int) -> None:
+    """In a worker, its token read: raise SIGINT in this process when the input ends, if that was asked for."""
+
+    def wait() -> None:
+        with contextlib.suppress(OSError):
+            if read_line(descriptor) == WITH_INPUT:
+                while os.read(descriptor, 1024):
+                    pass
+                os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def read_line(descriptor: int) -> str:
+    """One line and nothing after it; a file object would keep more, and the interpreter's end would wait for it."""
+    line = bytearray()
+    while (byte := os.read(descriptor, 1)) not in (b"", b"\n"):
+        line += byte
+    return line.decode("utf-8")
 
 
 def _fault(started: Sequence[Worker]) -> str | None:
@@ -79,7 +110,15 @@ def _fault(started: Sequence[Worker]) -> str | None:
     return None
 
 
+def _close_input(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin is not None:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(END_S)
     if process.poll() is None:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
