@@ -22,7 +22,7 @@ from deploytool.deployment import UpOptions, down, given_key, refresh, refresh_o
 from deploytool.deployment.keeping import Keeper, Patience
 from deploytool.deployment.routing import replicas_of, seen_by_router
 from deploytool.deployment.scaling import scale
-from deploytool.errors import BadInput, DeploytoolError, NotAvailable, StartFailed, Unhealthy
+from deploytool.errors import BadInput, DeploytoolError, NotAvailable, StartFailed, Taken, Unhealthy
 from deploytool.launch import SecretUse
 from deploytool.records import Deployment
 from deploytool.store import Store
@@ -261,6 +261,40 @@ def test_what_cannot_be_scaled_is_told(store: Store) -> None:
         scale("emb", 3, store, lambda _: None)
     with pytest.raises(DeploytoolError, match="nobody"):
         scale("nobody", 3, store, lambda _: None)
+
+
+@pytest.mark.parametrize("after", [1, 2])
+def test_a_scale_that_is_interrupted_leaves_what_was_there(
+    store: Store, home: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    """SIGTERM as one of the new names is taken, or as the second is: none of them stays."""
+    bring_up(store, 2)
+    before = ours(home)
+    reserve, reserved = store.reserve, []
+
+    def reserve_and_be_interrupted(deployment: Deployment) -> None:
+        reserve(deployment)
+        reserved.append(deployment.name)
+        if len(reserved) == after:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(store, "reserve", reserve_and_be_interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        scale("emb", 4, store, lambda _: None)
+    assert reserved == ["emb-3", "emb-4"]
+    assert states(store) == dict.fromkeys(("emb", "emb-1", "emb-2"), "ready")
+    assert ours(home) == before
+
+
+def test_a_scale_whose_second_name_is_taken_leaves_what_was_there(store: Store) -> None:
+    bring_up(store, 2)
+    other = store.deployment("emb-1").model_copy(update={"id": "another", "name": "emb-4", "group": None})
+    other = other.model_copy(update={"launch": other.launch.with_port(0)})
+    store.reserve(other)
+    with pytest.raises(Taken, match="emb-4"):
+        scale("emb", 4, store, lambda _: None)
+    assert {"emb", "emb-1", "emb-2", "emb-4"} == {one.name for one in store.deployments()}
+    store.forget("emb-4", "another")
 
 
 def test_an_interrupt_ends_all_replicas(store: Store, home: Path) -> None:

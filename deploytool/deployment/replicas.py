@@ -121,15 +121,25 @@ def start_replicas(
 
     Their names and ports are taken before the first thread runs, so that an end finds all of them.
     """
-    for one in replicas:
-        reserve(one, store)
     alone = options.model_copy(update={"smoke": False, "replicas": 1})
 
     def start(one: Deployment) -> Deployment:
         with Store(store.folder) as own, interruptible() as interrupts:
             return start_reserved(Start(one, own, key, _named(one, progress), None), alone, interrupts)
 
-    _at_once(start, replicas, lambda: None if options.keep_failed else _end(replicas, store))
+    kept = False
+    with interruptible() as interrupts:
+        interrupts.hold()
+        try:
+            for one in replicas:
+                reserve(one, store)
+            interrupts.release()
+            kept = options.keep_failed
+            _at_once(start, replicas, lambda: None if kept else _end(replicas, store))
+        except BaseException:
+            if not kept:
+                _end(replicas, store)
+            raise
 
 
 def _end(replicas: Sequence[Deployment], store: Store) -> None:
@@ -144,8 +154,8 @@ def _at_once(
 ) -> None:
     """Do it for all in threads; the first error, or Ctrl-C, undoes and is raised once all have ended."""
     with ThreadPoolExecutor(max_workers=max(1, len(replicas))) as pool:
-        doing: list[Future[Deployment]] = [pool.submit(work, one) for one in replicas]
         try:
+            doing: list[Future[Deployment]] = [pool.submit(work, one) for one in replicas]
             done, _ = wait(doing, return_when=FIRST_EXCEPTION)
             for one in done:
                 one.result()
