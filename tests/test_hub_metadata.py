@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -55,7 +56,7 @@ FILES = {
 
 @dataclass
 class Hub:
-    """`asked`: each request's path, its Authorization, and the bytes that were answered."""
+    """`asked`: each request's path, its Authorization, and the bytes of the answer."""
 
     url: str = ""
     asked: list[tuple[str, str | None, int]] = field(default_factory=list)
@@ -84,16 +85,15 @@ class Handler(BaseHTTPRequestHandler):
                 status, headers, body = 302, {"Location": f"{hub.weights_at}{self.path}"}, b""
             else:
                 status, headers, body = self.part(FILES[name])
+        # Noted before the client can have the answer, and ask again, or look here.
+        hub.asked.append((self.path, self.headers.get("Authorization"), len(body)))
         self.send_response(status)
         for key, value in headers.items():
             self.send_header(key, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        try:
+        with contextlib.suppress(ConnectionError):  # the client has read enough
             self.wfile.write(body)
-        except ConnectionError:
-            body = b""  # the client had read enough
-        hub.asked.append((self.path, self.headers.get("Authorization"), len(body)))
 
     def part(self, content: bytes) -> tuple[int, dict[str, str], bytes]:
         wanted = self.headers.get("Range")
