@@ -56,7 +56,7 @@ bench-capacity: setup ## The capacity search beside a full grid: the answer, and
 bench-memory: setup ## Memory estimates beside NVML, on the card of this machine, with random weights
 	@$(BIN)/python benchmarks/gpu_memory.py
 
-bench-kills: setup ## SIGKILL tool and server at 100 random points each, and what is left (20 minutes; N=... for fewer)
+bench-kills: setup ## SIGKILL tool and server at 100 random points each, and what is left (half an hour; N=... for fewer)
 	@$(BIN)/python benchmarks/kills.py $(or $(N),100)
 
 bench-client: setup ## What the load generator can do and how true it is, beside wrk and plain Locust

@@ -12,6 +12,7 @@ failed.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +33,7 @@ MARK = "KILLS_BENCHMARK"
 NAME = "emb"
 GONE_WITHIN_S = 20.0
 MOST_S = 180.0
+SHOWN = 3  # of the finished runs, shown after each point; all of them at the end
 TOOL = (sys.executable, "-m", "deploytool")
 ACTIONS: dict[str, tuple[str, ...]] = {
     "up": (sys.executable, __file__, "--up"),
@@ -69,7 +71,12 @@ def main() -> int:
             MARK: f"{os.getpid()}-{time.time_ns()}",
         }
         try:
-            return show(all_points(given.points, random.Random(given.seed)))  # noqa: S311 - a repeatable choice
+            points: list[Point] = []
+            with contextlib.suppress(KeyboardInterrupt):  # what was seen until then is shown
+                all_points(given.points, random.Random(given.seed), points)  # noqa: S311 - a repeatable choice
+            lost = unshown(finished_runs())
+            print(f"runs that are kept and cannot be shown: {', '.join(lost) or 'none'}", file=sys.stderr)
+            return show(points) or int(bool(lost))
         finally:
             run((*TOOL, "down", "--all"))
 
@@ -91,9 +98,9 @@ def bring_up() -> int:
     return 0
 
 
-def all_points(count: int, chance: random.Random) -> list[Point]:
+def all_points(count: int, chance: random.Random, points: list[Point]) -> None:
+    """Adds each to `points` as it is done."""
     took = durations()
-    points: list[Point] = []
     first = chance.randrange(len(ACTIONS))
     for number in range(count):
         action = list(ACTIONS)[(first + number) % len(ACTIONS)]
@@ -102,7 +109,6 @@ def all_points(count: int, chance: random.Random) -> list[Point]:
     for number in range(count):
         points.append(kill_server(chance.uniform(0, took["load"]), chance))
         tell(points[-1], count + number + 1, 2 * count)
-    return points
 
 
 def durations() -> dict[str, float]:
@@ -159,11 +165,15 @@ def judged(action: str, at_s: float, at_work: bool, before: set[str]) -> Point:
     names = [row["name"] for row in json.loads(run((*TOOL, "ps", "--json")).stdout or "[]")]
     unreadable += [told for name in names if (told := unread(("status", name, "--json")))]
     lost = sorted(before - finished_runs())
-    lost += [run_id for run_id in before if unread(("runs", "show", run_id, "--json"))]
+    lost += unshown(sorted(before)[-SHOWN:])
     down = run((*TOOL, "down", "--all"))
     if down.returncode:
         unreadable.append(f"down --all: {down.stderr.strip()[-200:]}")
     return Point(action, at_s, at_work, left_behind(), lost, unreadable)
+
+
+def unshown(run_ids: Iterable[str]) -> list[str]:
+    return [run_id for run_id in run_ids if unread(("runs", "show", run_id, "--json"))]
 
 
 def unread(command: Sequence[str]) -> str | None:
