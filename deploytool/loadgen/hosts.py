@@ -85,7 +85,7 @@ def end_with_input(descriptor: int) -> None:
     """In a worker, its token read: raise SIGINT in this process when the input ends, if that was asked for."""
 
     def wait() -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, UnicodeDecodeError):
             if read_line(descriptor) == WITH_INPUT:
                 while os.read(descriptor, 1024):
                     pass
