@@ -80,7 +80,7 @@ def test_locustfiles_stand_alone() -> None:
 # What takes tens of milliseconds to import, and is of no use to these verbs.
 UNNEEDED = {
     "plan all-minilm-l6-v2 --profile a10g": ("httpx", "rich", "psutil", "sqlite3", "deploytool.records"),
-    "ps": ("httpx", "rich", "psutil", "yaml", "pynvml", "deploytool.models", "deploytool.engines"),
+    "ps": ("typer", "httpx", "rich", "psutil", "yaml", "pynvml", "deploytool.models", "deploytool.engines"),
     "profiles list": ("httpx", "rich", "psutil", "sqlite3", "pynvml", "deploytool.engines"),
 }
 HEAVY = ("torch", "locust", "gevent", "docker", "numpy", "pyarrow", "starlette", "uvicorn", "transformers")

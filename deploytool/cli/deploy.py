@@ -28,26 +28,9 @@ def ps(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list.")] = False,
 ) -> None:
     """List deployments with their true state: starting, ready, unhealthy, stopped or died, and why."""
-    from deploytool.cli.deploy_view import show_table
-    from deploytool.deployment import refresh
-    from deploytool.store import Store
+    from deploytool.cli.deploy_view import list_deployments
 
-    with Store() as store:
-        deployments = refresh(store)
-        if as_json:
-            emit([deployment.public() for deployment in deployments])
-        elif deployments:
-            show_table(deployments)
-        else:
-            say("nothing is deployed: `deploytool up MODEL --profile PROFILE` brings a model up")
-        _tell_strays(store)
-
-
-def _tell_strays(store: Store) -> None:
-    from deploytool.deployment import strays
-
-    for _, stray in strays(store):
-        note(f"without a record: {stray.what}, of deployment {stray.id}; `deploytool down --all` ends it")
+    list_deployments(as_json=as_json)
 
 
 def status(name: Name, as_json: Json = False) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from deploytool.cli.output import note, say, table
+from deploytool.cli.output import emit, note, say, table
 
 if TYPE_CHECKING:
     from deploytool.records import Deployment
@@ -53,6 +53,23 @@ def show_ready(deployment: Deployment) -> None:
     say(f"  deploytool smoke {name}" if reranker else f"  deploytool load {name}")
     say(f"  deploytool logs -f {name}")
     say(f"  deploytool down {name}")
+
+
+def list_deployments(*, as_json: bool) -> None:
+    """What `ps` prints."""
+    from deploytool.deployment import refresh, strays
+    from deploytool.store import Store
+
+    with Store() as store:
+        deployments = refresh(store)
+        if as_json:
+            emit([deployment.public() for deployment in deployments])
+        elif deployments:
+            show_table(deployments)
+        else:
+            say("nothing is deployed: `deploytool up MODEL --profile PROFILE` brings a model up")
+        for _, stray in strays(store):
+            note(f"without a record: {stray.what}, of deployment {stray.id}; `deploytool down --all` ends it")
 
 
 def show_table(deployments: Sequence[Deployment]) -> None:

@@ -28,25 +28,38 @@ def run(args: list[str]) -> int:
     if args == ["--help"]:  # answered before Typer is loaded, which takes longer than all the rest
         output.say(help_text())
         return 0
+    from deploytool.errors import DeploytoolError
+
+    try:
+        if args in (["ps"], ["ps", "--json"]):  # without Typer too: what is typed most takes half the time
+            from deploytool.cli.deploy_view import list_deployments
+
+            list_deployments(as_json="--json" in args)
+            return 0
+        return _by_typer(args)
+    except DeploytoolError as error:
+        return report(error, as_json="--json" in args)
+    except KeyboardInterrupt:
+        output.note("interrupted")
+        return 130
+    except Exception as error:
+        return report_bug(error)
+
+
+def _by_typer(args: list[str]) -> int:
     from typer import Abort
     from typer._click.exceptions import ClickException
 
     from deploytool.cli.root import build
-    from deploytool.errors import DeploytoolError
 
     try:
         result: Any = build().main(args=args, prog_name="deploytool", standalone_mode=False)
-    except DeploytoolError as error:
-        return report(error, as_json="--json" in args)
-    except (KeyboardInterrupt, Abort):
-        output.note("interrupted")
-        return 130
+    except Abort:
+        raise KeyboardInterrupt from None
     except ClickException as error:
         with output.unless_closed(sys.stderr):
             error.show()
         return 2
-    except Exception as error:
-        return report_bug(error)
     return result if isinstance(result, int) else 0
 
 
