@@ -130,6 +130,7 @@ def test_the_runs_of_a_series_are_its_repeats() -> None:
     assert found.cells[0].baseline_repeats == 3
 
 
+@pytest.mark.slow
 def test_the_interval_covers_what_it_says() -> None:
     """Two samples of one server, many times over: a change beyond noise is rare."""
     chance = Random(3)  # noqa: S311

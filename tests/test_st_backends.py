@@ -183,6 +183,7 @@ def test_the_key_changes_with_whatever_shapes_the_vectors(tiny: Path) -> None:
     assert len(keys) == 5
 
 
+@pytest.mark.slow
 def test_an_architecture_that_cannot_be_exported_is_computed_by_torch(
     tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -28,7 +28,7 @@ INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 OUTPUT = "sentence_embedding"
 
 
-class Graph(torch.nn.Module):
+class Graph(torch.nn.Module):  # type: ignore[misc]
     """The model's whole pipeline (transformer, pooling, normalisation ...) as one function of tensors."""
 
     def __init__(self, model: torch.nn.Module, inputs: list[str]) -> None:

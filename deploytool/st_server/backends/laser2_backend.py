@@ -22,7 +22,7 @@ from deploytool.st_server.errors import LoadFailed
 from deploytool.st_server.laser2 import PAD, Laser2Files, Laser2Tokenizer, read_files
 
 
-class Laser2(torch.nn.Module):
+class Laser2(torch.nn.Module):  # type: ignore[misc]
     """Token ids, padded on the right with PAD, to [texts, 2 * hidden]."""
 
     def __init__(self, *, num_embeddings: int, embed_dim: int, hidden_size: int, num_layers: int) -> None:
@@ -83,4 +83,5 @@ def _model(files: Laser2Files) -> Laser2:
         model.load_state_dict(state)
     except (OSError, RuntimeError, ValueError) as error:
         raise LoadFailed(f"{files.weights} does not hold LASER2's weights: {error}") from error
-    return model.float().eval()
+    model.float().eval()  # in place
+    return model

@@ -164,7 +164,7 @@ class TorchBackend:
             return None
         if empty_first:
             torch.cuda.empty_cache()
-        return round(torch.cuda.memory_reserved(self._device) / 2**20, 1)
+        return round(int(torch.cuda.memory_reserved(self._device)) / 2**20, 1)
 
     def embed(self, batch: Sequence[Sequence[int]], *, alone: bool) -> Vectors:
         """float32 [len(batch), dimensions]; raises OutOfMemory or DeviceLost."""
