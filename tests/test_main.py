@@ -85,7 +85,7 @@ def test_an_error_is_a_document_where_json_is_asked_for(cli: CommandLine) -> Non
 def test_a_fault_of_ours_is_named_and_kept(home: Path) -> None:
     code = (
         "import sys; from deploytool.cli import main; "
-        "main.COMMANDS['ps'] = main.Verb('nowhere', 'ps', 'x', 'Serve'); sys.exit(main.run(['ps']))"
+        "main.COMMANDS['fit'] = main.Verb('nowhere', 'fit', 'x', 'Plan'); sys.exit(main.run(['fit']))"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert answer.returncode == 1
