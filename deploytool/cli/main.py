@@ -31,7 +31,7 @@ def run(args: list[str]) -> int:
     from deploytool.errors import DeploytoolError
 
     try:
-        if args in (["ps"], ["ps", "--json"]):  # without Typer too: what is typed most takes half the time
+        if args in (["ps"], ["ps", "--json"]):  # without Typer too: it is typed most
             from deploytool.cli.deploy_view import list_deployments
 
             list_deployments(as_json="--json" in args)

@@ -5,6 +5,8 @@ set -euo pipefail
 
 if command -v sshd >/dev/null || [ -x /usr/sbin/sshd ]; then
   exit 0
+elif [ -d /run/systemd/system ]; then # the package would start a server for the whole network
+  echo "sshd: not installed; it is left to you here: the test of a load over ssh will be skipped" >&2
 elif [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
   echo "sshd: not installed, and only root can with apt: the test of a load over ssh will be skipped" >&2
 else
