@@ -91,6 +91,18 @@ def test_time_that_is_over_is_said() -> None:
     assert (nothing.max_qps, nothing.probes) == (0.0, ())
 
 
+@pytest.mark.parametrize("start", [12.5, 40, 300])
+def test_little_time_still_gives_a_rate_that_holds(start: float) -> None:
+    """The rate found first is often taken back by its confirmation; by then the time is nearly over."""
+    for seed in range(6):
+        model = QueueModel(seed)
+        found = search(model, seconds=80).run(start)
+        assert model.passed_s <= 80
+        held = [probe for probe in found.probes if probe.rate == found.max_qps and probe.ruling == "holds"]
+        assert 0 < found.max_qps < 100
+        assert held
+
+
 def test_a_client_that_cannot_do_more_makes_it_at_least() -> None:
     found = search(QueueModel(1, slots=400, most_qps=300), "p99<=150ms").run(40)
     # What holds in spite of a lagging client holds; here nothing breaks before the model's own limit.

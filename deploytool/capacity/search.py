@@ -32,6 +32,9 @@ MOST_VOID = 3  # windows in a row that the client spoilt
 MOST_CONFIRMATIONS = 6
 MOST_HALVINGS = 6
 REACH = math.sqrt(2)  # how far above a rate the search goes on whose upper bound was a disturbance
+FALLBACK = 1.5  # requests of the last window, in those that an interval needs
+MOST_KEPT = 1 / 3  # of the time, for that window
+SLACK_S = 0.2  # between two looks at the clock
 
 
 class Observation(NamedTuple):
@@ -54,6 +57,10 @@ UNKNOWN = Verdict("undecided", "not measured")
 
 class _Ended(Exception):
     """The search can go no further; its text says why."""
+
+
+class _TimeOver(_Ended):
+    """No window of the size that is needed fits the time that is left."""
 
 
 @dataclass
@@ -84,13 +91,19 @@ class Search:
     confirmed: float | None = None
     stopped: str = ""
     gone: bool = False
+    given_s: float = 0.0
 
     def run(self, start: float) -> Found:
         """Search from `start` requests/s. Ends by itself; what was found until then is in the result."""
+        self.given_s = self.seconds_left()
         try:
-            self._double(start)
-            self._bisect()
-            self._confirm()
+            try:
+                self._double(start)
+                self._bisect()
+                self._confirm()
+            except _TimeOver:
+                self._fall_back()
+                raise
         except _Ended as end:
             self.stopped = str(end)
         except KeyboardInterrupt:
@@ -155,6 +168,31 @@ class Search:
             self._bisect()
         raise _Ended(f"not confirmed at {MOST_CONFIRMATIONS} rates")
 
+    def _fall_back(self) -> None:
+        """Where nothing was shown to hold: the time that was kept, well below what did not."""
+        rate = self.low if self.high is None else self._round(self._rate_below(self.high))
+        if not rate or self._is_shown():
+            return
+        seconds = min(MOST_S, self.seconds_left() - self.warmup_s - self.overhead_s - SLACK_S)
+        if seconds >= LEAST_S["double"]:
+            self._measure(rate, "bisect", self.rates.setdefault(rate, _Rate()), 0, seconds)
+
+    def _rate_below(self, rate: float) -> float:
+        return rate / REACH if self.low else rate / 2
+
+    def _kept_s(self, rate: float) -> float:
+        """What a window at `rate` has to leave of the time; it may take back what this rate had shown."""
+        if self.high is None or self._is_shown(but=rate):
+            return 0.0
+        below = self._rate_below(min(rate, self.high))
+        seconds = max(LEAST_S["double"], FALLBACK * _needed(self.slo) / below)
+        return min(seconds + self.warmup_s + self.overhead_s, MOST_KEPT * self.given_s)
+
+    def _is_shown(self, but: float | None = None) -> bool:
+        below = self.high or math.inf
+        held = (rate for rate, known in self.rates.items() if known.verdict.ruling == "holds")
+        return any(rate < below and rate != but for rate in held)
+
     def _holds(self, rate: float, step: Step) -> bool:
         """Measure until the rate is ruled on or was looked at enough; moves `low` or `high`."""
         known = self.rates.setdefault(rate, _Rate())
@@ -180,15 +218,21 @@ class Search:
         return known.verdict.ruling == "holds" or leans
 
     def _look(self, rate: float, step: Step, known: _Rate, look: int) -> None:
-        """One more window at a rate.
+        """One more window at a rate, of the size that its step is to have."""
+        seconds = min(MOST_S, max(LEAST_S[step], samples_of(step, self.slo, look) / rate))
+        self._measure(rate, step, known, look, seconds, self._kept_s(rate))
+
+    def _measure(
+        self, rate: float, step: Step, known: _Rate, look: int, seconds: float, kept_s: float = 0.0
+    ) -> None:
+        """A window of `seconds`, which leaves `kept_s` of the time.
 
         A client that lags makes latencies longer, never shorter: what holds in spite of it, holds. What does
         not is measured again, as a busy neighbour may be gone by then.
         """
-        seconds = min(MOST_S, max(LEAST_S[step], samples_of(step, self.slo, look) / rate))
         for _ in range(MOST_VOID):
-            if self.seconds_left() < seconds + self.warmup_s + self.overhead_s:
-                raise _Ended("the time was over")
+            if self.seconds_left() < seconds + self.warmup_s + self.overhead_s + kept_s:
+                raise _TimeOver("the time was over")
             seen = self.measure(rate, seconds)
             if seen.gone is not None:
                 self.gone = True
@@ -259,9 +303,13 @@ class Search:
 
 def samples_of(step: Step, slo: Sequence[Threshold], look: int = 0) -> int:
     """How many requests a window of a step is to have."""
+    return max(LEAST_SAMPLES[step], math.ceil(LOOKS[step][look] * _needed(slo)))
+
+
+def _needed(slo: Sequence[Threshold]) -> int:
+    """How many requests the strictest percentile takes for an interval."""
     percents = [LATENCIES[one.metric.name] for one in slo if one.metric.name in LATENCIES]
-    needed = samples_for_interval(max(percents, default=95.0))
-    return max(LEAST_SAMPLES[step], math.ceil(LOOKS[step][look] * needed))
+    return samples_for_interval(max(percents, default=95.0))
 
 
 def served_in_window(requests: Requests) -> float:
