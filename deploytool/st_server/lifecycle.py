@@ -13,7 +13,7 @@ from typing import Any
 
 import uvicorn
 
-from deploytool.st_server import app
+from deploytool.st_server import app, door
 from deploytool.st_server.board import Board
 from deploytool.st_server.config import Config
 from deploytool.st_server.errors import DeviceLost, LoadFailed, StartError
@@ -84,6 +84,7 @@ class _Lifecycle:
         self.server = _Server(
             uvicorn.Config(
                 app.build(self.service),
+                http=door.protocol(self.service),
                 access_log=False,
                 log_config=None,
                 lifespan="off",

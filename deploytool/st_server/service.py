@@ -32,6 +32,7 @@ State = Literal["loading", "ready", "stopping", "failed"]
 Result = TypeVar("Result")
 
 # Work of about this size takes a millisecond: smaller work is done on the event loop, larger in a thread.
+GC_AFTER = 10_000  # objects; at 700, as Python has it, collections take a twentieth of the event loop
 INLINE_BODY_BYTES = 16_384
 INLINE_NUMBERS = 16_384
 
@@ -79,6 +80,7 @@ class Service:
         # A collection over all that torch made takes 100 ms and more: keep it out of the requests.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(GC_AFTER)
         self._backend, self._batcher = backend, batcher
         self.metrics.describe(
             name=self.config.served_name, model=info.model, backend=info.backend, dtype=info.dtype,
@@ -127,11 +129,14 @@ class Service:
             raise unavailable(f"the model is not loaded yet ({self.stage})", code="loading")
         return self._backend.info
 
-    def refusal(self) -> RequestError | None:
-        """Why no request is taken now: 503 unless ready, 429 where the queue is full. Equal ones are one object."""
+    def refusal(self, texts: int = 1) -> RequestError | None:
+        """Why so many texts are not taken now: 503 unless ready, 429 where the queue has no room.
+
+        Equal ones are one object.
+        """
         if self.state != "ready" or self._batcher is None:
             return _not_ready(self.state, self.stage)
-        retry_after_s = self._batcher.full_for_s()
+        retry_after_s = self._batcher.full_for_s(texts)
         return None if retry_after_s is None else _full(self.config.max_queue, retry_after_s)
 
     async def prepare(self, path: str, body: bytes) -> Prepared:
