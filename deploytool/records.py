@@ -178,12 +178,16 @@ class Validity(Record):
 
 
 class ClientProcess(Record):
-    """How one load process did in the window. Its loop's lag is what it may have added to a latency."""
+    """How one load process did in the window. Its loop's lag is what it may have added to a latency.
+
+    Where the kernel told when answers arrived, it added nothing after them; an open loop still sends late by it.
+    """
 
     cpu_percent: float | None = Field(default=None, description="of one core")
     lag_p50_ms: float | None = None
     lag_p99_ms: float | None = None
     lag_max_ms: float | None = None
+    arrivals_told: bool = Field(default=False, description="the kernel told when each answer arrived")
     host: str | None = Field(default=None, description="a worker's name; None: this machine")
     lost: str | None = Field(default=None, description="why a worker did not end in order")
     clock_offset_ms: float | None = Field(default=None, description="the master's clock less this one")

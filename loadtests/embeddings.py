@@ -15,6 +15,8 @@ How it measures
 - Bodies are serialised before the first request; an answer is never parsed on the loop. A success is a 2xx
   answer that came whole and looks like embeddings; its token count is read from the last bytes, outside the
   timer.
+- A request ends when the last bytes of its answer arrived: the kernel tells when that was (Linux, without
+  TLS), whenever this process came to read them.
 - Every request is one line of the samples file, in nanoseconds of CLOCK_MONOTONIC, written within half a
   second.
 - With a window (`--cell`) at least one request of every client, and five in all, start in it: a slow target

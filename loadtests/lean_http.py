@@ -14,6 +14,8 @@ import contextlib
 import errno
 import socket as patched_socket
 import ssl
+import struct
+import sys
 import time
 import weakref
 from typing import Any
@@ -34,6 +36,9 @@ BUFFER_BYTES = 1 << 20
 DEADLINE_STEP_S = 0.02
 READ, WRITE = 1, 2
 SOCKET = monkey.get_original("socket", "socket")
+STAMPS = 35 if sys.platform == "linux" else None  # SO_TIMESTAMPNS of its socket.h, and SCM_TIMESTAMPNS
+STAMP = struct.Struct("@ll")  # struct timespec, of the wall clock
+STAMP_ROOM = 64  # a control message with one, in bytes
 GOES_ON = (errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EAGAIN)
 
 NOTHING = memoryview(b"")
@@ -56,6 +61,7 @@ class Connection:
         self.deadline_s = 0.0
         self.expired = False
         self.stale = False
+        self.stamp = b""
         self.keep = False
         self.status = self.length = 0
         self.first = self.last = self.whole = b""
@@ -65,6 +71,7 @@ class Connection:
         """Send a request, read its whole answer, return its status. Raises Broken."""
         self.deadline_s = time.monotonic() + self.timeout_s
         self.expired = False
+        self.stamp = b""
         try:
             if self.socket is None or self._is_gone():
                 self._open_socket()
@@ -83,6 +90,14 @@ class Connection:
             raise
         finally:
             self.deadline_s = 0.0
+
+    def late_ns(self) -> int | None:
+        """How long the last bytes that were read have been on this machine by now; None where that is not known."""
+        if len(self.stamp) < STAMP.size:
+            return None
+        seconds, ns = STAMP.unpack_from(self.stamp)
+        late: int = time.time_ns() - (seconds * 1_000_000_000 + ns)
+        return late
 
     def close(self) -> None:
         if self.watcher is not None:
@@ -142,6 +157,9 @@ class Connection:
             code = self.socket.getsockopt(patched_socket.SOL_SOCKET, patched_socket.SO_ERROR)
         if code:
             raise OSError(code, errno.errorcode.get(code, "cannot connect"))
+        if STAMPS is not None:
+            with contextlib.suppress(OSError):
+                self.socket.setsockopt(patched_socket.SOL_SOCKET, STAMPS, 1)
         self.watcher = self.hub.loop.io(self.socket.fileno(), READ)
         self.watcher.start(self._readable)
 
@@ -188,9 +206,11 @@ class Connection:
             finally:
                 self.waiter = None
             try:
-                size: int = self.socket.recv_into(_buffer)
+                size: int
+                size, notes, _, _ = self.socket.recvmsg_into((_buffer,), STAMP_ROOM)
             except BlockingIOError:
                 continue
+            self.stamp = notes[0][2] if notes else b""
             return size
 
     def _receive(self) -> int:

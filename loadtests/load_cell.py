@@ -180,6 +180,7 @@ def report(state: str) -> None:
         "lag_recent_ms": max(load.probe.lags_ns[-LIVE_PROBES:], default=0) / 1e6,
         "cpu_s": tally.cpu_end_s - tally.cpu_start_s if tally.cpu_end_s else None,
         "lag_ms": load.probe.summary() if state == "finished" else None,
+        "arrivals_told": tally.untimed <= tally.requests / 100,  # the first ones may lack it
         "null": load.null or None,
     }
     if load.remote is not None:
@@ -197,5 +198,5 @@ def nothing_yet() -> dict[str, Any]:
     return {
         "state": "starting", "now_ns": 0, "target_ns": 0, "window_start_ns": 0, "window_end_ns": 0,
         "requests": 0, "errors": 0, "p99_ms": None, "pending": 0, "cpu_total_s": 0.0, "lag_recent_ms": 0.0,
-        "cpu_s": None, "lag_ms": None, "null": None,
+        "arrivals_told": False, "cpu_s": None, "lag_ms": None, "null": None,
     }  # fmt: skip

@@ -42,7 +42,7 @@ def calibrate() -> None:
     if alone:
         load.null["added_ms"] = sorted(alone)[-(-len(alone) // 2) - 1] / 1e6
     load.requests, load.samples, load.sent, load.lines = requests, samples, 0, []
-    load.tally.requests = load.tally.errors = 0
+    load.tally.requests = load.tally.errors = load.tally.untimed = 0
     load.tally.latencies.clear()
     load.calibrating = False
 

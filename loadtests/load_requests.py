@@ -44,7 +44,7 @@ def send(connection: lean_http.Connection, due_ns: int = 0) -> Result:
     status = size = 0
     try:
         status = connection.exchange(load.requests[index])
-        end_ns = time.monotonic_ns()
+        end_ns = arrived_ns(connection, sent_ns)
         size, error = connection.length, http_error(status, connection, load.batch)
         if not error:
             tokens = usage(connection)
@@ -64,6 +64,16 @@ def send(connection: lean_http.Connection, due_ns: int = 0) -> Result:
         if not error and sum(len(answer) for _, answer in load.kept) + size < MOST_KEPT_BYTES:
             load.kept.append((index, connection.whole))
     return Result(latency, status, error, size, problem)
+
+
+def arrived_ns(connection: lean_http.Connection, sent_ns: int) -> int:
+    """When the answer was on this machine, whenever this process came to read it."""
+    now_ns = time.monotonic_ns()
+    late_ns = connection.late_ns()
+    if late_ns is None or not 0 <= late_ns <= now_ns - sent_ns:  # or the wall clock was set meanwhile
+        LOAD.tally.untimed += 1
+        return now_ns
+    return now_ns - late_ns
 
 
 def count(latency_ns: int, error: str, measured: bool) -> None:

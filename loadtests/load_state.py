@@ -71,6 +71,7 @@ class Tally:
 
     requests: int = 0
     errors: int = 0
+    untimed: int = 0  # answers whose arrival the kernel did not tell
     latencies: deque[int] = field(default_factory=lambda: deque(maxlen=LIVE_LATENCIES))
     cpu_start_s: float = 0.0
     cpu_end_s: float = 0.0

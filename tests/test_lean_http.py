@@ -119,6 +119,37 @@ def test_an_answer_with_a_length_over_one_connection(serve: Serve) -> None:
     assert server.connections == 1
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells the time of arrival on Linux")
+@pytest.mark.parametrize("length", [30, 300_000])
+def test_a_busy_process_knows_when_the_answer_arrived(serve: Serve, length: int) -> None:
+    body = b"x" * length
+
+    def answer(connection: socket.socket, _: bytes) -> bool:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % length)
+        time.sleep(0.2)
+        connection.sendall(body)
+        sent.append(time.monotonic_ns())
+        return True
+
+    def busy() -> None:
+        while not sent:
+            time.sleep(0.01)  # the process's own: nothing else runs on its loop meanwhile
+        time.sleep(0.3)
+
+    sent: list[int] = []
+    server = lean_http.Server(serve(answer).url)
+    connection = lean_http.connect(server, 20.0)
+    hog = (
+        gevent.spawn_later(0.1, busy) if length < 1000 else None
+    )  # a long answer has no room until it is read
+    assert connection.exchange(server.request("/", {}, b"{}")) == 200
+    now, late = time.monotonic_ns(), connection.late_ns()
+    assert late is not None
+    assert abs(now - late - sent[0]) < 100_000_000
+    assert late >= (250_000_000 if hog else 0)
+    connection.close()
+
+
 def test_the_ends_of_a_long_answer_are_kept(serve: Serve) -> None:
     body = bytes(range(256)) * 20_000  # 5 MB, in many pieces
     server = serve(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
@@ -293,5 +324,7 @@ def test_tls_is_spoken_and_checked(serve: Serve, tmp_path: Path, monkeypatch: py
     server = serve(PLAIN, context)
     assert broken(server) == "tls"  # nobody vouches for it
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert"))
-    assert asked(server, times=3).whole == BODY
+    connection = asked(server, times=3)
+    assert connection.whole == BODY
+    assert connection.late_ns() is None
     assert server.connections == 2

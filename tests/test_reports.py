@@ -438,6 +438,15 @@ def test_the_summary_follows_from_the_figures() -> None:
     cell = spoilt.cells[0].model_copy(update={"client": late})
     verdict = validity.judge(cell, Samples(), None, PhaseMemory(phase="load"), None)
     assert "late by 0.4 ms at P50 and 104 ms at P99: much of the latencies" in verdict.reasons[0]
+    told = [late[0].model_copy(update={"arrivals_told": True})]  # a late reader adds nothing then
+    verdict_of = [
+        validity.judge(
+            cell.model_copy(update={"client": told, **more}), Samples(), None, PhaseMemory(phase="load"), None
+        )
+        for more in ({}, {"mode": "open"}, {"client": [told[0].model_copy(update={"lag_p50_ms": 20.0})]})
+    ]
+    assert [one.verdict for one in verdict_of] == ["valid", "void", "void"]
+    assert "asked again later than they should" in verdict_of[2].reasons[0]
     spoilt.cells = [cell.model_copy(update={"validity": verdict})]
     said = summary.sentences(spoilt)
     assert "No cell counts." in said and "No request was answered." not in said

@@ -58,6 +58,7 @@ def environment() -> dict[str, Any]:
             "tokens": TOKENS,
             "idle": IDLE,
             "loaded": LOADED,
+            "latency": "until the answer arrived, by the kernel's word (Linux, no TLS); else until it was read",
             "window": "requests that started in it; the load goes on until they are answered",
         },
     }

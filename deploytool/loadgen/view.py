@@ -96,6 +96,7 @@ def client_of(views: Sequence[View]) -> tuple[ClientProcess, ...]:
                 lag_p50_ms=lag.get("p50"),
                 lag_p99_ms=lag.get("p99"),
                 lag_max_ms=lag.get("max"),
+                arrivals_told=document.get("arrivals_told", False),
                 host=document.get("host"),
                 lost=document.get("lost"),
                 clock_offset_ms=clock.get("offset_ms"),
