@@ -32,6 +32,11 @@ def config_dir() -> Path:
     return _home("config")
 
 
+def deployment_folder(home: Path, deployment_id: str) -> Path:
+    """Where a deployment's log and ending are, in the folder of a state file. It may not be there."""
+    return home / "deployments" / deployment_id
+
+
 def _home(kind: str) -> Path:
     home = os.environ.get("DEPLOYTOOL_HOME")
     if home:

@@ -17,6 +17,7 @@ from typing import NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
+from deploytool import paths
 from deploytool.errors import NotAvailable, Taken, UnknownName
 from deploytool.identity import is_alive
 from deploytool.records import DEPLOYMENT_SCHEMA, RUN_SCHEMA, Deployment, RunRecord
@@ -107,16 +108,20 @@ class Store:
                 return
             database.execute("DELETE FROM deployments WHERE name = ?", (name,))
             database.execute("INSERT OR REPLACE INTO forgotten (name, at) VALUES (?, ?)", (name, now()))
-        shutil.rmtree(self.folder / "deployments" / row[0], ignore_errors=True)
+        shutil.rmtree(self.folder_of(row[0]), ignore_errors=True)
 
     def forgotten_at(self, name: str) -> str | None:
         """When a deployment of that name was taken down last (ISO 8601, UTC); None: never, or it is back."""
         rows = self._file.rows("SELECT at FROM forgotten WHERE name = ?", name)
         return rows[0][0] if rows else None
 
+    def folder_of(self, deployment_id: str) -> Path:
+        """The folder of a deployment's log and ending, which may not be there."""
+        return paths.deployment_folder(self.folder, deployment_id)
+
     def deployment_folder(self, deployment_id: str) -> Path:
-        """The folder of a deployment's log and ending; made on first use, for the user only."""
-        folder = self.folder / "deployments" / deployment_id
+        """`folder_of`, made on first use, for the user only."""
+        folder = self.folder_of(deployment_id)
         with named_errors(self.folder):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return folder

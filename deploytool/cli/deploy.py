@@ -80,7 +80,7 @@ def _document(deployment: Deployment, store: Store) -> dict[str, Any]:
         "gpus": list(launch.devices),
         "key": deployment.key_source,
         "exit_status": deployment.exit_status,
-        "log": served_by.log_place(deployment, store.folder / "deployments" / deployment.id),
+        "log": served_by.log_place(deployment, store.folder_of(deployment.id)),
         "command": served_by.command(deployment),
         "warnings": warnings,
     }

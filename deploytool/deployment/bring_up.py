@@ -226,7 +226,7 @@ def _after_failure(
 ) -> BaseException:
     """Clean up after a failed start, or keep it as asked; returns the error to raise."""
     if keep and isinstance(error, DeploytoolError):
-        folder = store.folder / "deployments" / deployment.id
+        folder = store.folder_of(deployment.id)
         seen = runtime(deployment.runtime).observe(deployment, folder)
         _mark(deployment, store, "unhealthy" if seen.alive else "died", _why(error))
         error.hint = error.hint if isinstance(error, StartFailed) else None
@@ -248,7 +248,7 @@ def _asked_to_stop(deployment: Deployment, store: Store) -> bool:
 
 
 def _end(deployment: Deployment, store: Store, grace_s: float = CLEANUP_GRACE_S) -> None:
-    folder = store.folder / "deployments" / deployment.id
+    folder = store.folder_of(deployment.id)
     runtime(deployment.runtime).stop(deployment, folder, grace_s)
 
 

@@ -37,7 +37,7 @@ def _stop(deployment: Deployment, store: Store) -> Deployment:
     was_running = deployment.state not in ("stopped", "died")
     leave(deployment, store, os.environ)
     _end(deployment, store)
-    seen = runtime(deployment.runtime).observe(deployment, store.folder / "deployments" / deployment.id)
+    seen = runtime(deployment.runtime).observe(deployment, store.folder_of(deployment.id))
 
     def stopped(record: Deployment) -> None:
         if was_running or record.state != "stopped":
@@ -115,7 +115,7 @@ def _mark_stopping(deployment: Deployment, store: Store) -> None:
 
 
 def _end(deployment: Deployment, store: Store) -> None:
-    folder = store.folder / "deployments" / deployment.id
+    folder = store.folder_of(deployment.id)
     runtime(deployment.runtime).stop(deployment, folder, GRACE_S)
 
 

@@ -39,7 +39,7 @@ def details(deployment: Deployment, lines: list[str]) -> list[str]:
 
 
 def log_end(deployment: Deployment, store: Store, count: int) -> list[str]:
-    folder = store.folder / "deployments" / deployment.id
+    folder = store.folder_of(deployment.id)
     return runtime(deployment.runtime).open_log(deployment, folder, count).rest()
 
 

@@ -17,7 +17,7 @@ def log_lines(name: str, store: Store, *, last: int | None, follow: bool) -> Ite
     """The last `last` lines (None: all), then, where `follow`, every new one until the server is gone."""
     deployment = store.deployment(name)
     served_by = runtime(deployment.runtime)
-    folder = store.folder / "deployments" / deployment.id
+    folder = store.folder_of(deployment.id)
     count = sys.maxsize if last is None else last
     with closing(served_by.open_log(deployment, folder, count)) as reader:
         while follow:

@@ -91,7 +91,7 @@ def strays(store: Store) -> list[tuple[str, Stray]]:
 
 def look(deployment: Deployment, store: Store) -> Truth:
     """See one deployment as it is. Reads only; may be called from any thread."""
-    folder = store.folder / "deployments" / deployment.id
+    folder = store.folder_of(deployment.id)
     seen = runtime(deployment.runtime).observe(deployment, folder)
     if is_alive(deployment.owner):
         return Truth(seen, deployment.state, deployment.reason)

@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
 
 from deploytool.calibrations.learning import from_start, keep
 from deploytool.deployment.failures import start_failed
@@ -48,7 +47,7 @@ class Start:
         self.key = key
         self.program = program(deployment.launch.engine)
         self.runtime: Runtime = runtime(deployment.runtime)
-        self.folder: Path = store.folder / "deployments" / deployment.id
+        self.folder = store.folder_of(deployment.id)
         self.began = time.monotonic()
         self.stage = "starting"
         self.said_at = self.began

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from deploytool.errors import NotAvailable, Unhealthy
+from deploytool.paths import deployment_folder
 from deploytool.records import Deployment
 from deploytool.runtimes import docker_container, docker_images, docker_model
 from deploytool.runtimes.contract import LogReader, Observation, Running, Stray
@@ -154,4 +155,4 @@ class DockerRuntime:
         ]
 
     def end_stray(self, stray: Stray, home: Path, grace_s: float = STOP_GRACE_S) -> None:
-        self._end(engine_host(), stray.id, home / "deployments" / stray.id, grace_s)
+        self._end(engine_host(), stray.id, deployment_folder(home, stray.id), grace_s)

@@ -19,6 +19,7 @@ from typing import Any
 
 from deploytool.errors import NotAvailable, StartFailed, Unhealthy
 from deploytool.identity import boot_id, boot_time, identify, is_alive, is_reused, send_signal
+from deploytool.paths import deployment_folder
 from deploytool.records import Deployment, ProcessIdentity
 from deploytool.runtimes import marks
 from deploytool.runtimes.contract import LogReader, Observation, Running, Stray
@@ -208,7 +209,7 @@ class ProcessRuntime:
         ]
 
     def end_stray(self, stray: Stray, home: Path, grace_s: float = STOP_GRACE_S) -> None:
-        folder = home / "deployments" / stray.id
+        folder = deployment_folder(home, stray.id)
         self._end(stray.id, folder, self.running(folder) or Running(), grace_s)
 
 
