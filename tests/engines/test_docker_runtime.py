@@ -32,7 +32,7 @@ CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]
 KEY = "sesame-open-the-door-42"
 MODEL = "all-minilm-l6-v2"
 
-pytestmark = pytest.mark.engines
+pytestmark = [pytest.mark.engines, pytest.mark.xdist_group("docker")]
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from ports import unused_port
 from deploytool.cli.load_hosts import WAIT_S
 from deploytool.records import RunRecord
 
-pytestmark = pytest.mark.engines
+pytestmark = [pytest.mark.engines, pytest.mark.xdist_group("others")]
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "tests" / "stand_ins" / "reference_server.py"

@@ -58,7 +58,7 @@ SETTINGS: tuple[dict[str, Scalar], ...] = (
     {"attention_backend": "flashinfer", "revision": "0123abc", "trust_remote_code": "yes"},
 )
 
-pytestmark = [pytest.mark.engines, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.engines, pytest.mark.xdist_group("others"), pytest.mark.timeout(900)]
 
 
 def config(arch: Architecture) -> dict[str, Any]:

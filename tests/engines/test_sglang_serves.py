@@ -24,7 +24,7 @@ from deploytool.probes import alive
 CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]
 TEXTS = ["hello world", "a tiny corpus for the test", "def add(a, b): return a + b", "x", "vectors " * 40]
 
-pytestmark = [pytest.mark.engines, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.engines, pytest.mark.xdist_group("others"), pytest.mark.timeout(1200)]
 
 
 @cache
