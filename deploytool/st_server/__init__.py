@@ -6,7 +6,7 @@ nothing of deploytool but itself.
     __main__   the process: socket first, model in the background, signals, exit codes
     config     the command line -> Config
     service    what the server is doing: loading, ready, stopping, failed
-    app        the only HTTP (Starlette)
+    app        the only HTTP (Starlette)               door        what is refused before HTTP is parsed
     schema     request bytes -> EmbeddingRequest       vectors     float32 rows -> response bytes
     reranking  the same for /v1/rerank                 preparing   both: bytes -> ids, numbers -> bytes
     tokens     texts -> token ids (no torch)           auth        the API key
@@ -17,5 +17,5 @@ nothing of deploytool but itself.
     metrics    Prometheus                              errors      what clients and launchers are told
     model_folder  the model's files, before anything is loaded
     lifecycle  uvicorn, the loading thread, signals    stages      lines on stderr for launchers
-    backends/  the only torch; onnx and openvino would each be one more module
+    backends/  the only torch, and ONNX Runtime and OpenVINO beside it
 """
