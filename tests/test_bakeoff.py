@@ -263,6 +263,7 @@ class Holding(HostedApi):
         return super().embedded(request)
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_the_same_command_goes_on(
     hosted: Callable[[HostedApi], str], folder: Path
 ) -> None:

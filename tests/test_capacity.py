@@ -328,6 +328,7 @@ def test_a_real_server_is_measured_and_planned_for(
     assert sum(cell.requests + sum(cell.errors.values()) for cell in record.cells) == document["requests"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_says_what_it_found(server: Callable[..., str]) -> None:
     url = server("--answers", "ok@10")
     with subprocess.Popen(

@@ -198,6 +198,7 @@ def test_an_architecture_that_cannot_be_exported_is_computed_by_torch(
         loader("onnx")(given, tiny, quiet)
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written_ends_in_torch(
     tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
