@@ -96,8 +96,8 @@ class Connection:
         if len(self.stamp) < STAMP.size:
             return None
         seconds, ns = STAMP.unpack_from(self.stamp)
-        late: int = time.time_ns() - (seconds * 1_000_000_000 + ns)
-        return late
+        came_ns: int = seconds * 1_000_000_000 + ns
+        return time.time_ns() - came_ns
 
     def close(self) -> None:
         if self.watcher is not None:
