@@ -31,8 +31,8 @@ from deploytool.st_server.stages import say
 State = Literal["loading", "ready", "stopping", "failed"]
 Result = TypeVar("Result")
 
-# Work of about this size takes a millisecond: smaller work is done on the event loop, larger in a thread.
 GC_AFTER = 10_000  # objects; at 700, as Python has it, collections take a twentieth of the event loop
+# Work of about this size takes a millisecond: smaller work is done on the event loop, larger in a thread.
 INLINE_BODY_BYTES = 16_384
 INLINE_NUMBERS = 16_384
 
