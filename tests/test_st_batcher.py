@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from deploytool.st_server.batcher import Batcher
 from deploytool.st_server.errors import DeviceLost, OutOfMemory, RequestError
 from deploytool.st_server.jobs import Job, NotFinite, QueueFull, Stopped, result
-from deploytool.st_server.packing import PADDING_SHARE, Limits, choose, padded_tokens
+from deploytool.st_server.packing import Limits, choose, padded_tokens
 
 LONG_S = 200.0  # never reached unless something hangs
 
@@ -171,7 +171,7 @@ def test_a_batch_holds_the_turn_and_keeps_the_limits(
     run = ordered[first:last]
     padded = padded_tokens(run)
     assert len(run) == 1 or padded <= budget
-    assert padded - sum(run) <= overhead + PADDING_SHARE * padded
+    assert padded - sum(run) <= overhead
 
 
 @given(found=st.lists(st.integers(1, 600), min_size=1, max_size=40), turn=st.integers(0, 39))
@@ -184,7 +184,7 @@ def test_no_run_within_the_limits_computes_more(found: list[int], turn: int) -> 
         for end in range(turn + 1, len(ordered) + 1):
             run = ordered[begin:end]
             padded = padded_tokens(run)
-            holds = padded <= limits.budget and padded - sum(run) <= limits.overhead + PADDING_SHARE * padded
+            holds = padded <= limits.budget and padded - sum(run) <= limits.overhead
             if holds:
                 assert sum(run) <= sum(ordered[first:last])
 

@@ -11,9 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-# Padding that a large batch may carry for each of its tokens, beyond one forward's overhead.
-PADDING_SHARE = 0.05
-
 
 @dataclass(frozen=True)
 class Limits:
@@ -56,7 +53,7 @@ def _end(lengths: Sequence[int], sums: Sequence[int], first: int, limits: Limits
     while low < high:  # later texts are shorter and waste more: the last run that holds is found by halving
         middle = (low + high + 1) // 2
         padded = longest * (middle - first)
-        if padded - (sums[middle] - sums[first]) <= limits.overhead + PADDING_SHARE * padded:
+        if padded - (sums[middle] - sums[first]) <= limits.overhead:
             low = middle
         else:
             high = middle - 1
