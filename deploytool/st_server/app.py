@@ -79,7 +79,8 @@ class Api:
             response.headers[request_log.HEADER] = identity
             if error_class is not None:
                 service.metrics.failed(error_class)
-            path = "/v1/models" if request.url.path.startswith("/v1/models") else request.url.path
+            path = request.scope["path"]
+            path = "/v1/models" if path.startswith("/v1/models") else path
             seconds = time.perf_counter() - began
             service.metrics.answered(path, response.status_code, seconds)
             if service.config.log_json:
@@ -105,7 +106,7 @@ class Api:
             ) from None
         service.active += 1
         try:
-            prepared = await service.prepare(request.url.path, body)
+            prepared = await service.prepare(request.scope["path"], body)
             request.state.counted = (len(prepared.ids), prepared.tokens)
             vectors = await service.compute(prepared, request.receive)
             return Response(await service.answer(prepared, vectors), media_type="application/json")
