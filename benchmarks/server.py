@@ -1,40 +1,53 @@
 """The SentenceTransformers server beside its offline limit and a hand-written server: `make bench-server`.
 
-One run, one table: the same model and texts (6 to 64 words) for every row. The load client is a process of
-its own but takes its share of the same processors; its part is printed. Ratios within the run are what
-counts: other work on the machine moves all rows.
+The same model and texts (6 to 64 words) for every row. A processor that others share changes its speed by a third
+within seconds; so a cell is measured in slices, and beside each slice the offline limit and the hand-written
+server are measured too: the ratios are those of the same minute. The load client is a process of its own but takes
+its share of the same processors; its part is printed.
 
-On a card: `python benchmarks/server.py --device cuda --dtype bfloat16 --model FOLDER --seconds 3`, with the
-memory that NVML saw beyond what the card held before the run. `--variant "--lanes 2"` adds rows of the server
-with further flags of its own.
+On a card, whose speed stays and whose memory is to be seen apart, everything is measured once and by itself:
+`python benchmarks/server.py --device cuda --dtype bfloat16 --model FOLDER --seconds 3`, with the memory that NVML
+saw beyond what the card held before the run. `--variant "--lanes 2"` adds rows of the server with further flags.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
 import shlex
-import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from statistics import fmean, median
+from typing import NamedTuple
 
+import server_limit
 import server_process
 import server_strain
-from server_process import HERE, MODEL, Card, Figures
+from server_limit import Limit
+from server_process import HERE, MODEL, Card, Figures, Server
 from server_texts import mixed_texts, packaged
 
 CELLS = ((1, 1), (32, 1), (8, 8), (4, 32), (64, 1))
 CARD_CELLS = (*CELLS, (16, 64))  # a card is not full with 128 texts
 KINDS = ("torch", "onnx", "openvino")
+SLICES = 3
 HEAD = (
     f"{'':24}{'clients':>8}{'texts':>6}{'texts/s':>9}{'P50 ms':>9}{'P99 ms':>9}{'cpu':>6}{'client':>8}"
     f"{'RSS MiB':>9}{'GPU MiB':>9}{'of offline':>12}{'x by hand':>11}"
 )
-Rates = dict[tuple[int, int], float]
-Limit = dict[str, float]
+Cell = tuple[int, int]  # clients, texts of a request
+
+
+class Measured(NamedTuple):
+    """A cell of a server, and what was measured beside it: texts/s, and P50 in ms of one text offline."""
+
+    figures: Figures
+    offline: float
+    offline_one_ms: float
+    by_hand: float | None
 
 
 def main() -> None:
@@ -53,13 +66,7 @@ def main() -> None:
                 for flags in given.variant or [""]:
                     _strain(kind, flags, given, card, texts)
             return
-        limits = {kind: _offline(kind, given, texts[:256] if on_cpu else texts, card) for kind in kinds}
-        print(f"\n{HEAD}")
-        by_hand = _rows("by hand", _by_hand(given), given, card, texts, limits.get("torch"), {})
-        for kind in kinds:
-            for flags in ("", *given.variant):
-                name = f"ours, {kind} {flags}".strip()
-                _rows(name, _ours(kind, given, flags), given, card, texts, limits[kind], by_hand)
+        _Table(given, card, texts).print(kinds)
     vllm = importlib.util.find_spec("vllm")
     print(f"{'vLLM':24}{'not installed' if vllm is None else 'installed, not measured here'}")
 
@@ -71,7 +78,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--model", help="a folder (default: the packaged all-MiniLM-L6-v2)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--dtype", default="float32", choices=["float32", "float16", "bfloat16"])
-    parser.add_argument("--seconds", type=float, default=6.0, help="measured per cell")
+    parser.add_argument(
+        "--seconds", type=float, default=5.0, help=f"of each slice ({SLICES} to a cell, one on a card)"
+    )
     parser.add_argument("--backends", nargs="*", default=list(KINDS), choices=KINDS)
     parser.add_argument("--variant", action="append", default=[], metavar="FLAGS", help="of our server")
     parser.add_argument(
@@ -94,53 +103,91 @@ def _strain(kind: str, flags: str, given: argparse.Namespace, card: Card, texts:
             server_strain.soak(server, texts, given.soak)
 
 
-def _rows(
-    name: str,
-    argv: Sequence[str],
-    given: argparse.Namespace,
-    card: Card,
-    texts: Sequence[str],
-    limit: Limit | None,
-    by_hand: Rates,
-) -> Rates:
-    rates: Rates = {}
-    with server_process.running(argv, card) as server:
-        for clients, size in CELLS if given.device == "cpu" else CARD_CELLS:
-            bodies = server_process.bodies(texts, size, clients * 100 + size)
-            found = server_process.cell(server, bodies, clients, size, given.seconds)
-            rates[clients, size] = found.texts_per_s
-            print(_line(name, (clients, size), found, limit, by_hand), flush=True)
-    return rates
+class _Table:
+    def __init__(self, given: argparse.Namespace, card: Card, texts: Sequence[str]) -> None:
+        self._given = given
+        self._card = card
+        self._texts = texts
+        self._on_cpu = given.device == "cpu"
+
+    def print(self, kinds: Sequence[str]) -> None:
+        with ExitStack() as stack:
+            limits = {kind: self._limit(kind, stack) for kind in kinds}
+            print(f"\n{HEAD}")
+            with ExitStack() as hand:
+                server = hand.enter_context(server_process.running(_by_hand(self._given), self._card))
+                found = self._rows("by hand", server, limits.get("torch"), None, {})
+                if not self._on_cpu:
+                    hand.close()
+                for kind in kinds:
+                    for flags in ("", *self._given.variant):
+                        argv = _ours(kind, self._given, flags)
+                        with server_process.running(argv, self._card) as ours:
+                            name = f"ours, {kind} {flags}".strip()
+                            self._rows(name, ours, limits[kind], server if self._on_cpu else None, found)
+
+    def _limit(self, kind: str, stack: ExitStack) -> Limit:
+        texts = self._texts[:256] if self._on_cpu else self._texts
+        argv = [kind, self._given.model, self._given.device, self._given.dtype]
+        self._card.reset()
+        found = stack.enter_context(server_limit.limit(argv, texts, stays=self._on_cpu))
+        peak = self._card.peak_mib
+        held = "" if peak is None else f", GPU {peak:.0f} MiB"
+        print(f"offline {kind}: {found.words()}{held}", flush=True)
+        if kind != "torch":  # `encode` gives a runtime's session all threads
+            with server_limit.limit([*argv, "--lanes", "1"], texts, stays=False) as one_lane:
+                print(f"offline {kind}, one lane with all threads: {one_lane.words()}", flush=True)
+        return found
+
+    def _rows(
+        self,
+        name: str,
+        server: Server,
+        limit: Limit | None,
+        hand: Server | None,
+        by_hand: Mapping[Cell, float],
+    ) -> dict[Cell, float]:
+        rates = {}
+        for at in CELLS if self._on_cpu else CARD_CELLS:
+            found = self._measured(server, at, limit, hand)
+            print(_line(name, at, found, found.by_hand or by_hand.get(at)), flush=True)
+            rates[at] = found.figures.texts_per_s
+        return rates
+
+    def _measured(self, server: Server, at: Cell, limit: Limit | None, hand: Server | None) -> Measured:
+        clients, size = at
+        ours, hands = [], []
+        passes: list[float] = []
+        ones: list[float] = []
+        for turn in range(SLICES if self._on_cpu else 1):
+            bodies = server_process.bodies(self._texts, size, turn * 10_000 + clients * 100 + size)
+            if limit is not None and at == (1, 1):
+                ones += limit.one_ms()
+            elif limit is not None:
+                passes.append(limit.pass_s())
+            if hand is not None:
+                hands.append(server_process.loaded(hand, bodies, clients, self._given.seconds))
+            ours.append(server_process.loaded(server, bodies, clients, self._given.seconds))
+        return Measured(
+            server_process.figures(ours, size),
+            offline=1 / fmean(passes) if passes else float("nan"),
+            offline_one_ms=median(ones) if ones else float("nan"),
+            by_hand=server_process.figures(hands, size).texts_per_s if hands else None,
+        )
 
 
-def _line(name: str, at: tuple[int, int], found: Figures, limit: Limit | None, by_hand: Rates) -> str:
-    rate = found.texts_per_s
-    share = f"{rate / limit['texts_per_s']:.2f}" if limit else "-"
-    if limit and at == (1, 1):
-        share = f"P50 x {found.p50_ms / limit['one_ms']:.2f}"
-    ratio = f"{rate / by_hand[at]:.1f}" if by_hand.get(at) else "-"
+def _line(name: str, at: Cell, measured: Measured, by_hand: float | None) -> str:
+    found = measured.figures
+    share = f"{found.texts_per_s / measured.offline:.2f}"
+    if at == (1, 1):
+        share = f"P50 x {found.p50_ms / measured.offline_one_ms:.2f}"
+    ratio = f"{found.texts_per_s / by_hand:.1f}" if by_hand else "-"
     held = "-" if found.gpu_peak_mib is None else f"{found.gpu_peak_mib:.0f}"
     return (
-        f"{name:24}{at[0]:8}{at[1]:6}{rate:9.0f}{found.p50_ms:9.1f}{found.p99_ms:9.1f}"
+        f"{name:24}{at[0]:8}{at[1]:6}{found.texts_per_s:9.0f}{found.p50_ms:9.1f}{found.p99_ms:9.1f}"
         f"{found.cpu:6.2f}{found.client:8.2f}{found.rss_mib:9.0f}{held:>9}{share:>12}{ratio:>11}"
         + (f"  errors {found.errors}" if found.errors else "")
     )
-
-
-def _offline(kind: str, given: argparse.Namespace, texts: Sequence[str], card: Card) -> Limit:
-    card.reset()
-    done = subprocess.run(
-        [sys.executable, str(HERE / "server_offline.py"), kind, given.model, given.device, given.dtype],
-        input=json.dumps(texts), stdout=subprocess.PIPE, text=True, check=True,
-    )  # fmt: skip
-    found: Limit = json.loads(done.stdout.splitlines()[-1])
-    held = "" if card.peak_mib is None else f", GPU {card.peak_mib:.0f} MiB"
-    print(
-        f"offline {kind}: {found['texts_per_s']:.0f} texts/s (batches of {found['batch']}), "
-        f"one text {found['one_ms']:.1f} ms{held}",
-        flush=True,
-    )
-    return found
 
 
 def _by_hand(given: argparse.Namespace) -> list[str]:

@@ -1,14 +1,16 @@
 """The offline limit of a backend: the whole list at once, with the best batch size, and one text alone.
 
-torch is `SentenceTransformer.encode`. The others are the server's own exported graph, driven as `encode`
-does (tokenise, sort by length, batches of a fixed size), once in one lane and once over the server's lanes;
-the better of the two counts. Prints {"texts_per_s", "batch", "one_ms"}.
+torch is `SentenceTransformer.encode`. The others are the server's own exported graph, driven as `encode` does
+(tokenise, sort by length, batches of a fixed size) over the lanes that the server has by its flags; `encode`
+itself is the one lane of `--lanes 1`.
+
+Reads the texts from stdin, a line of JSON; then, for each line, does it again: "all" prints {"texts", "seconds",
+"batch"}, "one" prints {"one_ms": [...]}, of one text after the other.
 """
 
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -17,30 +19,31 @@ from typing import Any
 
 BATCHES = {"cpu": (8, 16, 32), "cuda": (32, 64, 128, 256, 512)}
 REPEATS = 2
+ALONE = 60  # texts
 
 
 def main() -> None:
-    kind, model, device, dtype = sys.argv[1:]
-    texts = json.load(sys.stdin)
-    encode = _torch(model, device, dtype) if kind == "torch" else _exported(kind, model)
+    kind, model, device, dtype, *flags = sys.argv[1:]
+    texts = json.loads(sys.stdin.readline())
+    encode = _torch(model, device, dtype) if kind == "torch" else _exported(kind, model, flags)
     encode(texts[:64], 16)
     rates = {
-        batch: max(_rate(lambda size=batch: encode(texts, size), len(texts)) for _ in range(REPEATS))  # type: ignore[misc]
+        batch: max(len(texts) / _seconds(encode, texts, batch) for _ in range(REPEATS))
         for batch in BATCHES[device.partition(":")[0]]
     }
     best = max(rates, key=lambda batch: rates[batch])
-    times = []
-    for text in texts[:60]:
-        began = time.perf_counter()
-        encode([text], 1)
-        times.append((time.perf_counter() - began) * 1000)
-    json.dump({"texts_per_s": rates[best], "batch": best, "one_ms": statistics.median(times)}, sys.stdout)
+    for line in sys.stdin:
+        if line.strip() == "one":
+            found: dict[str, Any] = {"one_ms": [_seconds(encode, [text], 1) * 1000 for text in texts[:ALONE]]}
+        else:
+            found = {"texts": len(texts), "seconds": _seconds(encode, texts, best), "batch": best}
+        print(json.dumps(found), flush=True)
 
 
-def _rate(work: Callable[[], Any], texts: int) -> float:
+def _seconds(encode: Callable[[list[str], int], Any], texts: list[str], batch: int) -> float:
     began = time.perf_counter()
-    work()
-    return texts / (time.perf_counter() - began)
+    encode(texts, batch)
+    return time.perf_counter() - began
 
 
 def _torch(model: str, device: str, dtype: str) -> Callable[[list[str], int], Any]:
@@ -50,13 +53,15 @@ def _torch(model: str, device: str, dtype: str) -> Callable[[list[str], int], An
     return lambda texts, batch: loaded.encode(texts, batch_size=batch, show_progress_bar=False)
 
 
-def _exported(kind: str, model: str) -> Callable[[list[str], int], Any]:
+def _exported(kind: str, model: str, flags: list[str]) -> Callable[[list[str], int], Any]:
     from pathlib import Path
 
     from deploytool.st_server import config
     from deploytool.st_server.backends import loader
 
-    backend = loader(kind)(config.parse(["--model", model, "--device", "cpu"]), Path(model), lambda _: None)
+    backend = loader(kind)(
+        config.parse(["--model", model, "--device", "cpu", *flags]), Path(model), lambda _: None
+    )
     pool = ThreadPoolExecutor(backend.lanes)
 
     def encode(texts: list[str], batch: int) -> list[Any]:

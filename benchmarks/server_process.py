@@ -12,10 +12,12 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import psutil
@@ -29,6 +31,7 @@ from deploytool.telemetry import nvml  # noqa: E402
 MODEL = "all-minilm-l6-v2"
 START_S = 300
 SAMPLE_S = 0.02
+WARM_S = 1.5
 MIB = 1 << 20
 
 
@@ -120,23 +123,51 @@ def running(argv: Sequence[str], card: Card) -> Iterator[Server]:
                 process.kill()
 
 
+class Slice(NamedTuple):
+    """What one stretch of a cell's load gave; cells are made of several, with others' in between."""
+
+    latencies_ms: list[float]
+    errors: dict[str, int]
+    seconds: float
+    server_cpu: float  # processors
+    client_cpu: float
+    rss_mib: float
+    gpu_peak_mib: float | None
+
+
 def cell(server: Server, bodies: Sequence[str], clients: int, size: int, seconds: float) -> Figures:
     """A closed loop of `clients`, each with one request of `size` texts at a time."""
-    job = {"port": server.port, "bodies": bodies, "clients": clients, "seconds": seconds, "warmup_s": 1.5}
+    return figures([loaded(server, bodies, clients, seconds)], size)
+
+
+def loaded(server: Server, bodies: Sequence[str], clients: int, seconds: float) -> Slice:
+    job = {"port": server.port, "bodies": bodies, "clients": clients, "seconds": seconds, "warmup_s": WARM_S}
     server.card.reset()
     began, cpu = time.perf_counter(), server.cpu_s()
     answer = load(job)
     cpu, wall = server.cpu_s() - cpu, time.perf_counter() - began
-    latencies = sorted(answer["latencies_ms"])
+    return Slice(
+        answer["latencies_ms"], answer["errors"], seconds, cpu / wall, answer["cpu_s"] / seconds,
+        server.rss_mib(), server.card.peak_mib,
+    )  # fmt: skip
+
+
+def figures(slices: Sequence[Slice], size: int) -> Figures:
+    """Of slices of the same length."""
+    latencies = sorted(latency for part in slices for latency in part.latencies_ms)
+    errors: Counter[str] = Counter()
+    for part in slices:
+        errors.update(part.errors)
+    held = [part.gpu_peak_mib for part in slices if part.gpu_peak_mib is not None]
     return Figures(
-        texts_per_s=len(latencies) * size / seconds,
+        texts_per_s=len(latencies) * size / sum(part.seconds for part in slices),
         p50_ms=percentile(latencies, 0.5),
         p99_ms=percentile(latencies, 0.99),
-        cpu=cpu / wall,
-        client=answer["cpu_s"] / seconds,
-        rss_mib=server.rss_mib(),
-        gpu_peak_mib=server.card.peak_mib,
-        errors=answer["errors"],
+        cpu=fmean(part.server_cpu for part in slices),
+        client=fmean(part.client_cpu for part in slices),
+        rss_mib=max(part.rss_mib for part in slices),
+        gpu_peak_mib=max(held, default=None),
+        errors=dict(errors),
     )
 
 
