@@ -55,7 +55,10 @@ def marked(home: Path) -> dict[str, list[ProcessIdentity]]:
     """Living processes that carry the mark of this state folder, by deployment."""
     found: dict[str, list[ProcessIdentity]] = {}
     for pid in pids():
+        if read_mark(pid) is None:
+            continue
         identity = identify(pid)
+        # Read again, after the identity: had the pid passed to another process, the mark would be its own.
         mark = read_mark(pid)
         if identity and mark and mark.home == str(home):
             found.setdefault(mark.id, []).append(identity)
