@@ -21,7 +21,7 @@ from tiny_models import make_tiny
 
 from deploytool.st_server import config, exports
 from deploytool.st_server.backends import choice, loader, probe
-from deploytool.st_server.backends.padding import Padding
+from deploytool.st_server.backends.padding import Arrays, Padding
 from deploytool.st_server.errors import BadUsage, LoadFailed
 from deploytool.st_server.exports import NotExportable
 from deploytool.st_server.tokens import Pair
@@ -75,6 +75,39 @@ def test_lanes_compute_at_once_without_mixing_rows(kind: str, minilm_folder: Pat
         together = list(pool.map(lambda batch: backend.embed(batch, alone=False), batches))
     for left, right in zip(alone, together, strict=True):
         assert np.abs(left - right).max() < 1e-5
+
+
+@pytest.mark.slow
+def test_a_small_graph_is_opened_again_for_what_is_alone(
+    minilm_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deploytool.st_server.backends import exported, onnx_backend
+
+    opened: list[tuple[int, int]] = []
+    computed: list[tuple[int, int]] = []
+
+    def watched(graph: Path, lanes: int, threads: int) -> exported.Run:
+        opened.append((lanes, threads))
+        run = original(graph, lanes, threads)
+
+        def call(features: Arrays) -> exported.Vectors:
+            computed.append((lanes, threads))
+            return run(features)
+
+        return call
+
+    original = onnx_backend.open_graph
+    monkeypatch.setattr(onnx_backend, "open_graph", watched)
+    backend = loader("onnx")(options(minilm_folder), minilm_folder, quiet)
+    assert opened == [(2, 2), (1, 2)]
+    computed.clear()
+    together = backend.embed([[2000, 2001]], alone=False)
+    assert np.abs(together - backend.embed([[2000, 2001]], alone=True)).max() < 1e-5
+    assert computed == [(2, 2), (1, 2)]
+    monkeypatch.setattr(exported, "TWICE_MIB", 1)  # stands for a large model
+    opened.clear()
+    loader("onnx")(options(minilm_folder), minilm_folder, quiet)
+    assert opened == [(2, 2)]
 
 
 @pytest.mark.slow

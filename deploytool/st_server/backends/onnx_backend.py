@@ -21,11 +21,11 @@ def load(config: Config, folder: Path, stage: Stage) -> ExportedBackend:
     return exported.load("onnx", open_graph, config, folder, stage)
 
 
-def open_graph(graph: Path, config: Config) -> Run:
+def open_graph(graph: Path, lanes: int, threads: int) -> Run:
     """The session, which several lanes use at once; each computes in its own thread where threads are few."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = ERRORS_ONLY
-    options.intra_op_num_threads = max(1, config.threads // exported.lanes(config))
+    options.intra_op_num_threads = max(1, threads // lanes)
     options.inter_op_num_threads = 1
     # A plan of memory is kept for each shape of a batch, and they are thousands: 10 MiB, and no faster.
     options.enable_mem_pattern = False

@@ -20,11 +20,11 @@ def load(config: Config, folder: Path, stage: Stage) -> ExportedBackend:
     return exported.load("openvino", open_graph, config, folder, stage)
 
 
-def open_graph(graph: Path, config: Config) -> Run:
+def open_graph(graph: Path, lanes: int, threads: int) -> Run:
     """One compiled model with a stream and an infer request for each lane."""
     settings = {
-        "INFERENCE_NUM_THREADS": config.threads,
-        "NUM_STREAMS": exported.lanes(config),
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": lanes,
         # Newer processors would compute in bfloat16 by themselves: the vectors would differ.
         "INFERENCE_PRECISION_HINT": "f32",
     }
