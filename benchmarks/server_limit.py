@@ -52,7 +52,7 @@ def limit(argv: Sequence[str], texts: Sequence[str], *, stays: bool) -> Iterator
     """Of `server_offline.py ARGV`. `stays`: the process is there to be asked until the context ends."""
     process = subprocess.Popen(
         [sys.executable, str(HERE / "server_offline.py"), *argv],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
         kept = {"all": _answer(process, json.dumps(texts), "all"), "one": _answer(process, "one")}
