@@ -42,11 +42,11 @@ Cell = tuple[int, int]  # clients, texts of a request
 
 
 class Measured(NamedTuple):
-    """A cell of a server, and what was measured beside it: texts/s, and P50 in ms of one text offline."""
+    """A cell of a server, and what was measured beside it: texts/s, or P50 in ms of one text offline."""
 
     figures: Figures
-    offline: float
-    offline_one_ms: float
+    offline: float | None
+    offline_one_ms: float | None
     by_hand: float | None
 
 
@@ -170,17 +170,19 @@ class _Table:
             ours.append(server_process.loaded(server, bodies, clients, self._given.seconds))
         return Measured(
             server_process.figures(ours, size),
-            offline=1 / fmean(passes) if passes else float("nan"),
-            offline_one_ms=median(ones) if ones else float("nan"),
+            offline=1 / fmean(passes) if passes else None,
+            offline_one_ms=median(ones) if ones else None,
             by_hand=server_process.figures(hands, size).texts_per_s if hands else None,
         )
 
 
 def _line(name: str, at: Cell, measured: Measured, by_hand: float | None) -> str:
     found = measured.figures
-    share = f"{found.texts_per_s / measured.offline:.2f}"
-    if at == (1, 1):
+    share = "-"
+    if measured.offline_one_ms:
         share = f"P50 x {found.p50_ms / measured.offline_one_ms:.2f}"
+    elif measured.offline:
+        share = f"{found.texts_per_s / measured.offline:.2f}"
     ratio = f"{found.texts_per_s / by_hand:.1f}" if by_hand else "-"
     held = "-" if found.gpu_peak_mib is None else f"{found.gpu_peak_mib:.0f}"
     return (

@@ -21,11 +21,6 @@ class Limit:
     process: subprocess.Popen[str] | None
     kept: dict[str, Any]
 
-    @property
-    def batch(self) -> int:
-        found: int = self.kept["all"]["batch"]
-        return found
-
     def pass_s(self) -> float:
         """Seconds for a text of the whole list."""
         found = self._ask("all")
@@ -38,10 +33,9 @@ class Limit:
         return found
 
     def words(self) -> str:
-        return (
-            f"{1 / (self.kept['all']['seconds'] / self.kept['all']['texts']):.0f} texts/s "
-            f"(batches of {self.batch}), one text {median(self.kept['one']['one_ms']):.1f} ms"
-        )
+        found, one_ms = self.kept["all"], median(self.kept["one"]["one_ms"])
+        rate = found["texts"] / found["seconds"]
+        return f"{rate:.0f} texts/s (batches of {found['batch']}), one text {one_ms:.1f} ms"
 
     def _ask(self, what: str) -> Any:
         return self.kept[what] if self.process is None else _answer(self.process, what)
