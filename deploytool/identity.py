@@ -10,11 +10,23 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from dataclasses import dataclass
 from pathlib import Path
 
-from deploytool.records import ProcessIdentity
-
 CLOCK_SLACK_S = 2.0  # btime of /proc/stat is whole seconds and follows clock corrections
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessIdentity:
+    """A process is identified by pid *and* start time (seconds since the epoch): pids are reused.
+
+    `start_ticks` (clock ticks since boot) and `boot_id` decide where they are known: no clock moves them.
+    """
+
+    pid: int
+    started_at: float
+    start_ticks: int | None = None
+    boot_id: str | None = None
 
 
 def myself() -> ProcessIdentity:

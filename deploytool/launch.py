@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from deploytool.errors import BadInput
+from deploytool.glance import Located
 from deploytool.schema import Document
 
 
@@ -53,10 +54,9 @@ class SecretUse(Document):
 
 SECRET_FILE = "{secret_file}"  # noqa: S105 - the placeholder, not a secret
 FREE_PORT = "{port}"
-ROUTER = "sglang-router"  # LaunchSpec.engine of the endpoint in front of several replicas
 
 
-class LaunchSpec(Document):
+class LaunchSpec(Document, Located):
     """One server process. `model` is what clients send as "model"; `env` holds no secret."""
 
     engine: str
@@ -82,11 +82,6 @@ class LaunchSpec(Document):
         default=None, description="shared memory of a container; None: its engine's own"
     )
     memory_limit_mib: int | None = Field(default=None, description="of a container; None: unbounded")
-
-    @property
-    def url(self) -> str:
-        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
-        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     def with_port(self, port: int) -> LaunchSpec:
         """The same server on another port: in `port` and after `--port` in argv."""

@@ -15,28 +15,17 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, Field, field_validator
 
-from deploytool.launch import ROUTER, LaunchSpec
+from deploytool.glance import DEPLOYMENT_SCHEMA, Listed
+from deploytool.identity import ProcessIdentity
+from deploytool.launch import LaunchSpec
 from deploytool.schema import Record
 
 RUN_SCHEMA = 2
-DEPLOYMENT_SCHEMA = 1
 
 DeploymentState = Literal["starting", "ready", "unhealthy", "stopped", "died"]
 
 
-class ProcessIdentity(Record):
-    """A process is identified by pid *and* start time (seconds since the epoch): pids are reused.
-
-    `start_ticks` (clock ticks since boot) and `boot_id` decide where they are known: no clock moves them.
-    """
-
-    pid: int
-    started_at: float
-    start_ticks: int | None = None
-    boot_id: str | None = None
-
-
-class Deployment(Record):
+class Deployment(Record, Listed):
     """A server of ours and its durable record."""
 
     schema_version: int = DEPLOYMENT_SCHEMA
@@ -82,11 +71,6 @@ class Deployment(Record):
         return known_fields(LaunchSpec, stored)
 
     @property
-    def is_endpoint(self) -> bool:
-        """Whether it is the router in front of replicas, those whose `group` is its name."""
-        return self.launch.engine == ROUTER
-
-    @property
     def no_card(self) -> str:
         """Why there are no figures of a card, where its launch takes none."""
         return (
@@ -107,28 +91,6 @@ class Deployment(Record):
         values = self.plan.get("values") or ()
         found = next((entry.get("value") for entry in values if entry.get("name") == "max_length"), None)
         return found if isinstance(found, int) else None
-
-    def public(self) -> dict[str, Any]:
-        """The document that `up --json` ends with and `ps --json` lists."""
-        document: dict[str, Any] = {
-            "name": self.name,
-            "url": self.launch.url,
-            "engine": self.engine,
-            "runtime": self.runtime,
-            "profile": self.profile,
-            "model": self.model,
-        }
-        if self.container is not None:
-            document["container"] = self.container
-        else:
-            running = self.state not in ("stopped", "died")
-            document["pid"] = self.process.pid if self.process and running else None
-        return document | {
-            "state": self.state,
-            "reason": self.reason,
-            "ready_s": self.ready_s,
-            "memory": self.memory,
-        }
 
 
 def known_fields(kind: type[BaseModel], stored: Any) -> Any:

@@ -13,17 +13,18 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, TypeVar
-
-from pydantic import ValidationError
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from deploytool import paths
 from deploytool.errors import NotAvailable, Taken, UnknownName
+from deploytool.glance import DEPLOYMENT_SCHEMA, Glance, glance
 from deploytool.identity import is_alive
-from deploytool.records import DEPLOYMENT_SCHEMA, RUN_SCHEMA, Deployment, RunRecord
 from deploytool.state_file import StateFile, named_errors
 
-AnyRecord = TypeVar("AnyRecord", Deployment, RunRecord)
+if TYPE_CHECKING:
+    from deploytool.records import Deployment, RunRecord
+
+AnyRecord = TypeVar("AnyRecord", "Deployment", "RunRecord")
 
 
 class ListedRuns(NamedTuple):
@@ -56,7 +57,19 @@ class Store:
     def deployments(self) -> list[Deployment]:
         """All of them, oldest first."""
         rows = self._file.rows("SELECT document FROM deployments ORDER BY rowid")
-        return [_read(Deployment, document, DEPLOYMENT_SCHEMA) for (document,) in rows]
+        return [_deployment(document) for (document,) in rows]
+
+    def ids(self) -> set[str]:
+        """Of all deployments."""
+        return {known for (known,) in self._file.rows("SELECT id FROM deployments")}
+
+    def glances(self) -> list[Glance] | None:
+        """The same without pydantic, oldest first; None where one of them needs its own class to be read."""
+        found = [
+            glance(document)
+            for (document,) in self._file.rows("SELECT document FROM deployments ORDER BY rowid")
+        ]
+        return None if None in found else [one for one in found if one]
 
     def deployment(self, name: str) -> Deployment:
         """The deployment of that name; UnknownName with the nearest ones."""
@@ -64,7 +77,7 @@ class Store:
         if not rows:
             known = [known for (known,) in self._file.rows("SELECT name FROM deployments")]
             raise UnknownName("deployment", name, known, hint="(`deploytool ps` lists them)")
-        return _read(Deployment, rows[0][0], DEPLOYMENT_SCHEMA)
+        return _deployment(rows[0][0])
 
     def reserve(self, deployment: Deployment) -> None:
         """Add a deployment; Taken where its name or port is another one's. Atomic over processes."""
@@ -92,7 +105,7 @@ class Store:
             ).fetchall()
             if not rows:
                 return None
-            deployment = _read(Deployment, rows[0][0], DEPLOYMENT_SCHEMA)
+            deployment = _deployment(rows[0][0])
             change(deployment)
             _write(database, deployment)
             return deployment
@@ -154,7 +167,7 @@ class Store:
         rows = self._file.rows("SELECT id, document FROM runs ORDER BY started_at DESC, rowid DESC")
         for run_id, document in rows:
             try:
-                readable.append(_mended(_read(RunRecord, document, RUN_SCHEMA)))
+                readable.append(_mended(_run(document)))
             except NotAvailable as error:
                 unreadable[run_id] = error
         return ListedRuns(readable, unreadable)
@@ -172,7 +185,7 @@ class Store:
                 "SELECT id, document FROM runs WHERE substr(id, 1, length(?)) = ?", reference, reference
             )
         if reference and len(rows) == 1:
-            return _mended(_read(RunRecord, rows[0][1], RUN_SCHEMA))
+            return _mended(_run(rows[0][1]))
         known = [known for (known,) in self._file.rows("SELECT id FROM runs ORDER BY started_at DESC")]
         if reference and rows:
             several = ", ".join(known for known, _ in rows[:5])
@@ -202,7 +215,21 @@ def _name_hint(name: str, state: str) -> str:
     return f"{again}`deploytool down {name}` frees the name, --name gives this one another"
 
 
+def _deployment(document: str) -> Deployment:
+    from deploytool.records import Deployment
+
+    return _read(Deployment, document, DEPLOYMENT_SCHEMA)
+
+
+def _run(document: str) -> RunRecord:
+    from deploytool.records import RUN_SCHEMA, RunRecord
+
+    return _read(RunRecord, document, RUN_SCHEMA)
+
+
 def _read(kind: type[AnyRecord], document: str, known: int) -> AnyRecord:
+    from pydantic import ValidationError
+
     try:
         record = kind.model_validate_json(document)
     except ValidationError as error:

@@ -13,7 +13,8 @@ import pytest
 from example_runs import GRID, card_run, cpu_run, empty_run, hostile_run, large_run, memory_rows, request_rows
 
 from deploytool import samples
-from deploytool.records import ProcessIdentity, RunRecord
+from deploytool.identity import ProcessIdentity
+from deploytool.records import RunRecord
 from deploytool.reports import csv, markdown
 from deploytool.store import Store
 

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -485,7 +486,7 @@ def test_a_reboot_is_told(store: Store) -> None:
     deployment = bring_up(store)
     stop("one", store)
     assert deployment.process is not None
-    earlier = deployment.process.model_copy(update={"boot_id": "an earlier boot"})
+    earlier = replace(deployment.process, boot_id="an earlier boot")
     deployment.process = deployment.supervisor = earlier
     store.update(deployment)
     folder = store.deployment_folder(deployment.id)
@@ -502,7 +503,7 @@ def test_a_reused_pid_is_named_and_never_touched(store: Store) -> None:
     try:
         now = identify(stranger.pid)
         assert now is not None
-        deployment.process = now.model_copy(update={"start_ticks": 1})
+        deployment.process = replace(now, start_ticks=1)
         deployment.supervisor = None
         store.update(deployment)
         (store.deployment_folder(deployment.id) / "server.json").unlink()

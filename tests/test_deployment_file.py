@@ -22,7 +22,7 @@ from deploytool.errors import InvalidFile, Taken
 from deploytool.from_file.differences import Compared, compare
 from deploytool.from_file.known import read
 from deploytool.from_file.schema import schema
-from deploytool.launch import ROUTER
+from deploytool.glance import ROUTER
 from deploytool.records import Deployment
 from deploytool.store import Store
 

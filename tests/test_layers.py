@@ -16,10 +16,11 @@ PACKAGE = Path(__file__).resolve().parent.parent / "deploytool"
 # Lower numbers are deeper. A module may import modules with a smaller number, or its own part.
 LAYERS: dict[str, int] = {
     "__init__": 0, "errors": 0, "paths": 0, "schema": 0, "documents": 1,
-    "hardware": 2, "models": 3, "launch": 2, "contained": 3, "memory": 4, "records": 4, "statistics": 2, "settings": 4,
+    "hardware": 2, "models": 3, "identity": 1, "glance": 2, "launch": 3, "contained": 4,
+    "memory": 4, "records": 4, "statistics": 2, "settings": 4,
     "wire": 1, "yaml_text": 0, "hub_cache": 0, "hub_metadata": 2, "safetensors_header": 1,
     "model_rules": 4, "model_modules": 4, "model_folder": 5, "word_vectors": 5, "gguf_header": 1, "gguf_card": 5,
-    "planning": 5, "deployment_file": 5, "identity": 5, "state_file": 5,
+    "planning": 5, "deployment_file": 5, "state_file": 5,
     "samples": 6, "store": 6, "catalog": 6, "model_files": 6, "endpoint": 6, "engines": 6, "runtimes": 6,
     "router_api": 6,
     "exporters": 6, "telemetry": 6, "loadgen": 6, "reports": 6, "retrieval": 6, "golden": 7, "calibrations": 7,
@@ -80,7 +81,17 @@ def test_locustfiles_stand_alone() -> None:
 # What takes tens of milliseconds to import, and is of no use to these verbs.
 UNNEEDED = {
     "plan all-minilm-l6-v2 --profile a10g": ("httpx", "rich", "psutil", "sqlite3", "deploytool.records"),
-    "ps": ("typer", "httpx", "rich", "psutil", "yaml", "pynvml", "deploytool.models", "deploytool.engines"),
+    "ps": (
+        "typer",
+        "pydantic",
+        "httpx",
+        "rich",
+        "psutil",
+        "yaml",
+        "pynvml",
+        "deploytool.models",
+        "deploytool.engines",
+    ),
     "profiles list": ("httpx", "rich", "psutil", "sqlite3", "pynvml", "deploytool.engines"),
 }
 HEAVY = ("torch", "locust", "gevent", "docker", "numpy", "pyarrow", "starlette", "uvicorn", "transformers")

@@ -10,15 +10,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from stand_ins.deploying import FOREVER, ours, record, spec, until
 
 from deploytool.errors import NotAvailable
-from deploytool.identity import identify, is_alive, is_reused, myself, send_signal
+from deploytool.identity import ProcessIdentity, identify, is_alive, is_reused, myself, send_signal
 from deploytool.launch import SECRET_FILE, LaunchSpec, SecretUse
-from deploytool.records import Deployment, ProcessIdentity
+from deploytool.records import Deployment
 from deploytool.runtimes import Running, Runtime, marks, runtime, supervisor
 from deploytool.runtimes.endings import how_it_ended
 from deploytool.runtimes.log_files import LOST, FileLog
@@ -214,7 +215,7 @@ def test_a_reused_pid_is_told_and_left_alone(home: Path) -> None:
     try:
         now = identify(stranger.pid)
         assert now is not None
-        earlier = now.model_copy(update={"start_ticks": 1})
+        earlier = replace(now, start_ticks=1)
         assert is_reused(earlier) and not is_alive(earlier)
         assert not send_signal(earlier, signal.SIGKILL)
         (it.folder / "server.json").unlink()
@@ -232,8 +233,8 @@ def test_an_identity_without_ticks_goes_by_its_start_time() -> None:
     me = myself()
     plain = ProcessIdentity(pid=me.pid, started_at=me.started_at)
     assert is_alive(plain)
-    assert not is_alive(plain.model_copy(update={"started_at": me.started_at - 60}))
-    assert not is_alive(me.model_copy(update={"boot_id": "another boot"}))
+    assert not is_alive(replace(plain, started_at=me.started_at - 60))
+    assert not is_alive(replace(me, boot_id="another boot"))
 
 
 def test_a_hundred_mebibytes_of_log_stay_bounded_and_end_with_the_last_line(home: Path) -> None:

@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,8 +67,8 @@ def test_a_clock_that_jumps_loses_no_server_and_shows_no_negative_time(
 
     def jumped(record: Deployment) -> None:
         assert record.process is not None and record.supervisor is not None
-        record.process.started_at += by_s
-        record.supervisor.started_at += by_s
+        record.process = replace(record.process, started_at=record.process.started_at + by_s)
+        record.supervisor = replace(record.supervisor, started_at=record.supervisor.started_at + by_s)
         record.ready_at = "2999-01-01T00:00:00+00:00" if by_s > 0 else "2000-01-01T00:00:00+00:00"
 
     store.change(one.id, jumped)

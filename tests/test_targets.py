@@ -13,7 +13,7 @@ from stand_ins.faulty_server import MODEL, WIDTH, FaultyServer
 
 from deploytool.catalog import Catalog
 from deploytool.errors import BadInput, InvalidFile, Unhealthy, UnknownName
-from deploytool.records import ProcessIdentity
+from deploytool.identity import ProcessIdentity
 from deploytool.store import Store
 from deploytool.targets import Resolved, is_url, read_key, resolve
 

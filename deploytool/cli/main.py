@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -34,16 +32,9 @@ def run(args: list[str]) -> int:
 
     try:
         if args in (["ps"], ["ps", "--json"]):  # without Typer too: it is typed most
-            gc.disable()  # all that it imports stays: looking for garbage is a fifth of its time
-            # pydantic would look through every installed package for plugins of its own: 30 ms here. No server is
-            # started, which would inherit it.
-            os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-            try:
-                from deploytool.cli.deploy_view import list_deployments
+            from deploytool.cli.deploy_view import list_deployments
 
-                list_deployments(as_json="--json" in args)
-            finally:
-                gc.enable()
+            list_deployments(as_json="--json" in args)
             return 0
         return _by_typer(args)
     except DeploytoolError as error:

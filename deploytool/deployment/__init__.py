@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from deploytool.deployment.keys import Key, given_key
     from deploytool.deployment.logs import log_lines
     from deploytool.deployment.measured import memory_now
-    from deploytool.deployment.refreshing import refresh, refresh_one, strays
+    from deploytool.deployment.refreshing import glance, refresh, refresh_one, strays
     from deploytool.deployment.routing import replicas_of
     from deploytool.deployment.scaling import scale
 
@@ -26,6 +26,7 @@ __all__ = [
     "UpOptions",
     "down",
     "given_key",
+    "glance",
     "log_lines",
     "memory_now",
     "refresh",
@@ -43,6 +44,7 @@ _MODULES = {
     "UpOptions": "bring_up",
     "down": "ending",
     "given_key": "keys",
+    "glance": "refreshing",
     "log_lines": "logs",
     "memory_now": "measured",
     "refresh": "refreshing",

@@ -9,7 +9,7 @@ from deploytool.engines.sentence_transformers import SentenceTransformers
 from deploytool.engines.sglang import SGLang
 from deploytool.engines.sglang_router import SGLangRouter
 from deploytool.errors import UnknownName
-from deploytool.launch import ROUTER
+from deploytool.glance import ROUTER
 from deploytool.planning import Cause, Engine
 
 ENGINES: dict[str, Engine] = {

@@ -11,7 +11,8 @@ import importlib.util
 import sys
 
 from deploytool.engines.faults import COMMON, Fault, classify
-from deploytool.launch import ROUTER, LaunchSpec, Readiness, SecretUse
+from deploytool.glance import ROUTER
+from deploytool.launch import LaunchSpec, Readiness, SecretUse
 from deploytool.planning import Cause
 
 KEY_VARIABLE = "DEPLOYTOOL_API_KEY"

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from deploytool.records import Deployment, ProcessIdentity
-from deploytool.schema import Document
+from deploytool.identity import ProcessIdentity
+
+if TYPE_CHECKING:
+    from deploytool.records import Deployment
 
 
-class Running(Document):
+class Running(NamedTuple):
     """What was started: a process and its supervisor, or a container."""
 
     process: ProcessIdentity | None = None
@@ -22,7 +24,7 @@ class Running(Document):
     container: str | None = None
 
 
-class Observation(Document):
+class Observation(NamedTuple):
     """What is there now. `reason` says in words how a server that is gone ended, or what is odd.
 
     `returning`: it is gone, and the runtime itself is about to start it again.
@@ -36,7 +38,7 @@ class Observation(Document):
     leftovers: tuple[int, ...] = ()
 
 
-class Stray(Document):
+class Stray(NamedTuple):
     """Something of ours without a record: the deployment's id, and its pids or containers in words."""
 
     id: str

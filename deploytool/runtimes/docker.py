@@ -3,23 +3,22 @@
 Identity lies in the container's labels (the deployment's id and the state folder), so that a container is
 found without any record. In the deployment's folder: `docker.json` (which engine, which container),
 `secret.yaml` where there is an API key, and, once the container is gone, the end of its log in `server.log`.
+What only makes a container is imported there: `ps` looks at them, and is to answer at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deploytool.errors import NotAvailable, Unhealthy
 from deploytool.paths import deployment_folder
-from deploytool.records import Deployment
-from deploytool.runtimes import docker_container, docker_images, docker_model
 from deploytool.runtimes.contract import LogReader, Observation, Running, Stray
 from deploytool.runtimes.docker_api import connect, engine_host, get
-from deploytool.runtimes.docker_container import LABEL_ID
 from deploytool.runtimes.docker_endings import exit_status, how_it_ended, oddities
 from deploytool.runtimes.docker_found import (
+    LABEL_ID,
     PLACE,
     SHORT,
     connected,
@@ -35,6 +34,9 @@ from deploytool.runtimes.docker_found import (
 from deploytool.runtimes.docker_logs import LOG_NAME, ContainerLog, keep, kept
 from deploytool.runtimes.docker_secret import SECRET_NAME, read_secret, write_secret
 
+if TYPE_CHECKING:
+    from deploytool.records import Deployment
+
 STOP_GRACE_S = 10.0
 
 
@@ -44,12 +46,15 @@ class DockerRuntime:
     name = "docker"
 
     def check(self, deployment: Deployment) -> None:
+        from deploytool.runtimes import docker_container, docker_images, docker_model
+
         host = engine_host()
         connect(host).close()  # without the SDK nothing can be started
         docker_images.require(host, deployment.launch.image)
         docker_model.check(deployment.launch, docker_container.user_for(get(host, "/info")))
 
     def start(self, deployment: Deployment, folder: Path, key: str | None) -> Running:
+        from deploytool.runtimes import docker_container
         from deploytool.runtimes.docker_faults import told
 
         host = engine_host()
@@ -72,6 +77,7 @@ class DockerRuntime:
         return running(get(host, f"/containers/{identity}/json"), identity)
 
     def keep_up(self, deployment: Deployment, folder: Path) -> None:
+        from deploytool.runtimes import docker_container
         from deploytool.runtimes.docker_faults import told
 
         host, identity = place(folder)
@@ -132,9 +138,10 @@ class DockerRuntime:
         return ContainerLog(connect(host), found["Id"], last, read_secret(deployment.launch, folder))
 
     def command(self, deployment: Deployment) -> str:
-        return docker_container.command(
-            docker_container.container(deployment, None, docker_container.user_for({}))
-        )
+        from deploytool.runtimes import docker_container
+
+        made = docker_container.container(deployment, None, docker_container.user_for({}))
+        return docker_container.command(made)
 
     def log_place(self, deployment: Deployment, folder: Path) -> str:
         if deployment.container:

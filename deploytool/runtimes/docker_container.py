@@ -32,13 +32,12 @@ from deploytool.contained import (
     model,
 )
 from deploytool.launch import SECRET_FILE
-from deploytool.records import Deployment
+from deploytool.runtimes.docker_found import LABEL_HOME, LABEL_ID
 
 if TYPE_CHECKING:
+    from deploytool.records import Deployment
     from docker import APIClient
 
-LABEL_ID = "deploytool.id"
-LABEL_HOME = "deploytool.home"
 GIGA = 1_000_000_000
 
 

@@ -8,15 +8,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deploytool.identity import identify
-from deploytool.records import ProcessIdentity
+from deploytool.identity import ProcessIdentity, identify
 from deploytool.runtimes.contract import Running
 from deploytool.runtimes.docker_api import connect, engine_host, get, unreachable
-from deploytool.runtimes.docker_container import LABEL_HOME, LABEL_ID
 
 if TYPE_CHECKING:
     from docker import APIClient
 
+LABEL_ID = "deploytool.id"
+LABEL_HOME = "deploytool.home"
 PLACE = "docker.json"
 SHORT = 12  # digits of a container's id that people are shown
 

@@ -6,8 +6,10 @@ import contextlib
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from deploytool.launch import LaunchSpec, SecretUse
+if TYPE_CHECKING:
+    from deploytool.launch import LaunchSpec, SecretUse
 
 SECRET_NAME = "secret.yaml"  # noqa: S105 - a file name
 

@@ -13,8 +13,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from deploytool.identity import identify, is_alive, send_signal
-from deploytool.records import ProcessIdentity
+from deploytool.identity import ProcessIdentity, identify, is_alive, send_signal
 
 DEPLOYMENT = "DEPLOYTOOL_DEPLOYMENT"
 STATE = "DEPLOYTOOL_STATE"

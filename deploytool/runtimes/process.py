@@ -15,12 +15,19 @@ import sys
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deploytool.errors import NotAvailable, StartFailed, Unhealthy
-from deploytool.identity import boot_id, boot_time, identify, is_alive, is_reused, send_signal
+from deploytool.identity import (
+    ProcessIdentity,
+    boot_id,
+    boot_time,
+    identify,
+    is_alive,
+    is_reused,
+    send_signal,
+)
 from deploytool.paths import deployment_folder
-from deploytool.records import Deployment, ProcessIdentity
 from deploytool.runtimes import marks
 from deploytool.runtimes.contract import LogReader, Observation, Running, Stray
 from deploytool.runtimes.endings import how_it_ended
@@ -34,6 +41,9 @@ from deploytool.runtimes.process_launch import (
 )
 from deploytool.runtimes.supervisor import STOP_MARK
 from deploytool.state_file import named_errors
+
+if TYPE_CHECKING:
+    from deploytool.records import Deployment
 
 STOP_GRACE_S = 10.0
 LEFTOVER_GRACE_S = 4.0  # a little more than the supervisor gives to what a server leaves behind

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from deploytool.launch import SECRET_FILE, LaunchSpec
+if TYPE_CHECKING:
+    from deploytool.launch import LaunchSpec
 
 KEY_VARIABLE = "DEPLOYTOOL_API_KEY"
 SECRET_NAME = "secret.yaml"  # noqa: S105 - a file name: SGLang reads its key from YAML, by the suffix
@@ -18,6 +20,8 @@ def server_argv(spec: LaunchSpec, folder: Path, key: str | None) -> list[str]:
     secret.unlink(missing_ok=True)
     if not (key and spec.secret and spec.secret.kind == "file"):
         return list(spec.argv)
+    from deploytool.launch import SECRET_FILE
+
     content = spec.secret.content(key)
     handle = os.open(secret, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "w", encoding="utf-8") as file:

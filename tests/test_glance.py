@@ -1,0 +1,112 @@
+"""What `ps` sees at a glance, without pydantic, is what a full look sees, or is left to the full look."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from stand_ins.deploying import kill_server, prepared, record, spec
+
+from deploytool.cli.deploy_view import uptime_s
+from deploytool.deployment import UpOptions, glance, refresh, stop, up
+from deploytool.glance import LAUNCH_NEEDED, NEEDED, READINESS_NEEDED
+from deploytool.glance import glance as glance_at
+from deploytool.identity import ProcessIdentity, myself
+from deploytool.launch import LaunchSpec, Readiness
+from deploytool.records import Deployment
+from deploytool.store import Store
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
+
+def bring_up(store: Store, name: str = "one") -> Deployment:
+    return up(prepared(spec(probe_timeout_s=2)), UpOptions(name=name, smoke=False), store, lambda _: None)
+
+
+def shown(deployments: list[Deployment] | None) -> list[tuple[dict[str, Any], bool]]:
+    """All that `ps` tells of each, but the seconds since it was ready."""
+    assert deployments is not None
+    return [(one.public(), uptime_s(one) is None) for one in deployments]
+
+
+def test_what_did_not_change_is_seen_at_a_glance_as_by_a_full_look(store: Store) -> None:
+    assert glance(store) == []
+    ready, hanging, stopped, dead = (bring_up(store, name) for name in ("ready", "hangs", "stopped", "dead"))
+    assert hanging.process is not None
+    os.kill(hanging.process.pid, signal.SIGSTOP)
+    stop(stopped.name, store)
+    kill_server(dead)
+    assert glance(store) is None  # one hangs and one died since: that is to be written down
+    looked = refresh(store)
+    assert [one.state for one in looked] == ["ready", "unhealthy", "stopped", "died"]
+    assert shown(glance(store)) == shown(looked)
+    os.kill(hanging.process.pid, signal.SIGCONT)
+    assert glance(store) is None
+    assert shown(refresh(store)) == shown(glance(store))
+    assert ready.process is not None
+
+
+def test_what_another_command_is_at_work_on_is_shown_as_it_is(store: Store) -> None:
+    bring_up(store)
+
+    def owned(one: Deployment) -> None:
+        one.owner, one.state, one.reason = myself(), "unhealthy", "being looked into"
+
+    store.change(store.deployment("one").id, owned)
+    assert shown(glance(store)) == shown(refresh(store))
+
+    def abandoned(one: Deployment) -> None:
+        one.owner = ProcessIdentity(pid=myself().pid, started_at=1.0)
+
+    store.change(store.deployment("one").id, abandoned)
+    assert glance(store) is None
+
+
+def test_a_start_is_left_to_the_full_look(store: Store) -> None:
+    store.reserve(record("one", spec()))
+    assert glance(store) is None
+    assert [one.state for one in refresh(store)] == ["died"]
+    assert shown(glance(store)) == shown(refresh(store))
+
+
+def test_a_record_of_another_version_or_damaged_is_left_to_its_class() -> None:
+    stored = record("one", spec()).model_copy(update={"state": "ready"}).model_dump(mode="json")
+    assert glance_at(json.dumps(stored)) is not None
+    for changed in (
+        {"schema_version": 2},
+        {"state": "starting"},
+        {"launch": {"host": "127.0.0.1"}},
+        {"launch": {**stored["launch"], "readiness": {}}},
+        {"launch": None},
+        {"process": {"pid": 1, "started_at": 1.0, "of_a_newer_version": True}},
+    ):
+        assert glance_at(json.dumps(stored | changed)) is None, changed
+    for name in NEEDED:
+        assert glance_at(json.dumps({key: value for key, value in stored.items() if key != name})) is None
+    for text in ("", "[]", "null", "{"):
+        assert glance_at(text) is None
+
+
+def test_what_a_glance_needs_is_a_field_of_the_records() -> None:
+    assert Deployment.model_fields.keys() >= NEEDED
+    assert LaunchSpec.model_fields.keys() >= LAUNCH_NEEDED
+    assert Readiness.model_fields.keys() >= READINESS_NEEDED
+
+
+def test_ps_of_what_did_not_change_loads_no_pydantic(store: Store) -> None:
+    bring_up(store)
+    stopped = bring_up(store, "two")
+    stop(stopped.name, store)
+    refresh(store)
+    code = "import sys; from deploytool.cli.main import run; run(['ps']);sys.exit('pydantic' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    assert [line.split()[:2] for line in answer.stdout.splitlines()[1:3]] == [
+        ["one", "ready"],
+        ["two", "stopped"],
+    ]
