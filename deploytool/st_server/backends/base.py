@@ -18,6 +18,9 @@ from deploytool.st_server.tokens import TextTokenizer
 Vectors = npt.NDArray[np.float32]
 Stage = Callable[[str], None]
 
+MAX_LANES = 4  # on a processor, without --lanes
+MAX_THREADS_ALONE = 8  # more only wait for each other over one text
+
 
 @dataclass(frozen=True)
 class ModelInfo:

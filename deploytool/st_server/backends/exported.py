@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 
 from deploytool.st_server import exports
 from deploytool.st_server.backends import probe
-from deploytool.st_server.backends.base import ModelInfo, Stage, max_length
+from deploytool.st_server.backends.base import MAX_LANES, MAX_THREADS_ALONE, ModelInfo, Stage, max_length
 from deploytool.st_server.backends.padding import Arrays, Padding, overhead
 from deploytool.st_server.config import Config
 from deploytool.st_server.errors import BadUsage, DoesNotFit, LoadFailed, OutOfMemory
@@ -34,8 +34,6 @@ Run = Callable[[Arrays], Vectors]
 Open = Callable[[Path, int, int], Run]  # a graph, for so many lanes, with so many threads together
 
 BATCH_TOKENS = 512  # the activations of more leave the second-level cache: 7 to 10 % slower was measured
-MAX_LANES = 4
-MAX_THREADS_ALONE = 8  # more only wait for each other over one text
 # A larger graph is opened once: each opening holds its weights. MiniLM's (90 MiB), opened twice, needed 300 MiB in
 # ONNX Runtime and 600 in OpenVINO; torch 690.
 TWICE_MIB = 256

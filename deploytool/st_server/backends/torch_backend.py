@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 
 from deploytool.st_server.backends import probe, torch_model
-from deploytool.st_server.backends.base import ModelInfo, Stage
+from deploytool.st_server.backends.base import MAX_LANES, MAX_THREADS_ALONE, ModelInfo, Stage
 from deploytool.st_server.backends.padding import Padding, overhead
 from deploytool.st_server.config import Config
 from deploytool.st_server.errors import (
@@ -39,8 +39,6 @@ Vectors = npt.NDArray[np.float32]
 
 # A CPU is no faster beyond this: 16 texts of 64 tokens compute at the rate of 64 such texts.
 CPU_BATCH_TOKENS = 1024
-MAX_LANES = 4
-MAX_THREADS_ALONE = 8  # more only wait for each other over one text
 
 
 def load(config: Config, folder: Path, stage: Stage) -> TorchBackend:
