@@ -37,7 +37,7 @@ test-engines: setup ## Run the tests against real engines (installs docker.io, o
 	@bash tests/engines/sglang/setup.sh .engines/sglang
 	@DEPLOYTOOL_SGLANG_VENV="$(CURDIR)/.engines/sglang" $(BIN)/python -m pytest -q -n 2 --dist loadgroup -m engines
 
-bench-server: setup ## The SentenceTransformers server beside its offline limit and a hand-written one (17 minutes)
+bench-server: setup ## The SentenceTransformers server beside its offline limit and a hand-written one (half an hour)
 	@$(BIN)/python benchmarks/server.py
 
 fuzz-server: setup ## Mutated requests against the server: make fuzz-server COUNT=20000

@@ -134,14 +134,20 @@ class Slice(NamedTuple):
     rss_mib: float
     gpu_peak_mib: float | None
 
+    @property
+    def requests_per_s(self) -> float:
+        return len(self.latencies_ms) / self.seconds
+
 
 def cell(server: Server, bodies: Sequence[str], clients: int, size: int, seconds: float) -> Figures:
     """A closed loop of `clients`, each with one request of `size` texts at a time."""
     return figures([loaded(server, bodies, clients, seconds)], size)
 
 
-def loaded(server: Server, bodies: Sequence[str], clients: int, seconds: float) -> Slice:
-    job = {"port": server.port, "bodies": bodies, "clients": clients, "seconds": seconds, "warmup_s": WARM_S}
+def loaded(
+    server: Server, bodies: Sequence[str], clients: int, seconds: float, warm_s: float = WARM_S
+) -> Slice:
+    job = {"port": server.port, "bodies": bodies, "clients": clients, "seconds": seconds, "warmup_s": warm_s}
     server.card.reset()
     began, cpu = time.perf_counter(), server.cpu_s()
     answer = load(job)
