@@ -31,7 +31,7 @@ from stand_ins.deploying import finished  # noqa: E402
 
 from deploytool.store import Store  # noqa: E402
 
-pytest_plugins = ("stand_ins.nvml", "real_engines")
+pytest_plugins = ("stand_ins.nvml", "real_engines", "st_serving")
 
 CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -108,6 +108,12 @@ def nothing_left(home: Path) -> Iterator[None]:
     """At the end of a test what it left is taken down; nothing may be there after that."""
     yield
     finished(home)
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    """While this file is not there, a stand-in's server with the habit --gate loads."""
+    return tmp_path / "gate"
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from deploytool.plans import Prepared
 
 SERVER = Path(__file__).with_name("deployed_server.py")
+ROOT = Path(__file__).resolve().parent.parent.parent
 MODEL, WIDTH = "stand-in", 256  # as faulty_server serves it
 FOREVER = (sys.executable, "-c", "import time; time.sleep(600)")
 
@@ -104,6 +106,62 @@ def kill_server(deployment: Deployment) -> None:
     assert deployment.process is not None
     os.kill(deployment.process.pid, signal.SIGKILL)
     until(lambda: identify(deployment.process.pid) is None)  # type: ignore[union-attr]
+
+
+def bring_up(store: Store, *habits: str, port: int | None = None, **options: object) -> Deployment:
+    from deploytool.deployment import UpOptions, up
+
+    wanted = UpOptions.model_validate({"name": "one", "smoke": False, **options})
+    return up(prepared(spec(*habits, port=port)), wanted, store, lambda _: None)
+
+
+def up_program(
+    name: str, *habits: str, port: int = 0, env: dict[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """One `up` in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, __file__, name, str(port or unused_port()), *habits],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", **(env or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def folder_of(store: Store) -> Path | None:
+    return next(iter((store.folder / "deployments").glob("*")), None)
+
+
+def reserved(store: Store) -> bool:
+    return bool(store.deployments())
+
+
+def folder_made(store: Store) -> bool:
+    return folder_of(store) is not None
+
+
+def identity_written(store: Store) -> bool:
+    folder = folder_of(store)
+    return folder is not None and (folder / "server.json").exists()
+
+
+def identity_recorded(store: Store) -> bool:
+    return any(one.process for one in store.deployments())
+
+
+def log_written(store: Store) -> bool:
+    folder = folder_of(store)
+    return folder is not None and (folder / "server.log").exists()
+
+
+def said(store: Store, text: str) -> bool:
+    from deploytool.deployment import log_lines
+
+    return log_written(store) and text in list(log_lines("one", store, last=5, follow=False))
+
+
+def serving(store: Store) -> bool:
+    return said(store, "serving")
 
 
 def finished(home: Path) -> None:
