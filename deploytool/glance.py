@@ -20,6 +20,8 @@ NEEDED = {
     "schema_version", "id", "name", "engine", "runtime", "profile", "model", "state", "reason", "ready_at",
     "ready_s", "launch", "process", "supervisor", "container", "owner", "wanted", "exit_status", "memory", "group",
 }  # fmt: skip
+SETTLED = ("ready", "unhealthy", "stopped", "died")
+WANTED = ("running", "stopped")
 LAUNCH_NEEDED = {"engine", "host", "port", "readiness"}
 READINESS_NEEDED = {"path", "probe_timeout_s"}
 
@@ -109,16 +111,17 @@ class Glance(Listed):
 def glance(document: str) -> Glance | None:
     """A glance at a stored deployment; None where its own class has to read it.
 
-    That is: it is of another version, damaged, or at its start, which a look may bring to its end.
+    That is: it is of another version, lacks what is needed, or is at its start, which a look may bring to its end.
     """
     try:
         stored = json.loads(document)
-        known = stored["schema_version"] == DEPLOYMENT_SCHEMA and stored["state"] != "starting"
-        launch = stored["launch"]
-        if not known or NEEDED - stored.keys() or LAUNCH_NEEDED - launch.keys():
+        known = stored["schema_version"] == DEPLOYMENT_SCHEMA and stored["wanted"] in WANTED
+        launch, readiness = stored["launch"], stored["launch"]["readiness"]
+        whole = not (
+            NEEDED - stored.keys() or LAUNCH_NEEDED - launch.keys() or READINESS_NEEDED - readiness.keys()
+        )
+        if not known or not whole or stored["state"] not in SETTLED:
             return None
-        if READINESS_NEEDED - launch["readiness"].keys():
-            return None
-        return Glance(stored)
+        return Glance(stored) if isinstance(readiness["probe_timeout_s"], int | float) else None
     except (ValueError, TypeError, KeyError, AttributeError):
         return None

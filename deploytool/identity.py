@@ -16,11 +16,12 @@ from pathlib import Path
 CLOCK_SLACK_S = 2.0  # btime of /proc/stat is whole seconds and follows clock corrections
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: reading a record sets what a newer version wrote of it, too
 class ProcessIdentity:
     """A process is identified by pid *and* start time (seconds since the epoch): pids are reused.
 
-    `start_ticks` (clock ticks since boot) and `boot_id` decide where they are known: no clock moves them.
+    `start_ticks` (clock ticks since boot) and `boot_id` decide where they are known: no clock moves them. In a
+    record further fields, of a newer version, are read over and not written again.
     """
 
     pid: int

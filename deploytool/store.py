@@ -64,7 +64,7 @@ class Store:
         return {known for (known,) in self._file.rows("SELECT id FROM deployments")}
 
     def glances(self) -> list[Glance] | None:
-        """The same without pydantic, oldest first; None where one of them needs its own class to be read."""
+        """All deployments without pydantic, oldest first; None where one needs its own class to be read."""
         found = [
             glance(document)
             for (document,) in self._file.rows("SELECT document FROM deployments ORDER BY rowid")

@@ -81,6 +81,8 @@ def test_a_record_of_another_version_or_damaged_is_left_to_its_class() -> None:
         {"launch": {"host": "127.0.0.1"}},
         {"launch": {**stored["launch"], "readiness": {}}},
         {"launch": None},
+        {"wanted": "of a newer version"},
+        {"launch": {**stored["launch"], "readiness": {"path": "/ready", "probe_timeout_s": "5"}}},
         {"process": {"pid": 1, "started_at": 1.0, "of_a_newer_version": True}},
     ):
         assert glance_at(json.dumps(stored | changed)) is None, changed

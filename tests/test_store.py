@@ -218,14 +218,18 @@ def test_a_newer_record_is_refused(tmp_path: Path) -> None:
 
 def test_a_record_of_another_version_with_other_fields_stays_readable(tmp_path: Path) -> None:
     with Store(tmp_path) as store:
-        one = record("one", spec())
+        one = record("one", spec()).model_copy(update={"process": myself()})
         store.reserve(one)
         document = json.loads(one.model_dump_json())
         document["new"] = document["launch"]["new"] = document["launch"]["readiness"]["new"] = 1
+        document["process"]["new"] = 1
         with sqlite3.connect(tmp_path / "state.sqlite") as database:
             database.execute("UPDATE deployments SET document = ?", (json.dumps(document),))
         database.close()
-        assert store.deployment("one").launch == one.launch
+        read = store.deployment("one")
+        assert (read.launch, read.process) == (one.launch, one.process)
+        written = store.change(one.id, lambda _: None)
+        assert written is not None and json.loads(written.model_dump_json())["new"] == 1
 
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:

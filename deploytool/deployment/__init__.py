@@ -1,7 +1,8 @@
 """Deployments: bring one up, know what became of all of them, stop, restart, take down, read the log.
 
 up       reserve name and port -> start -> wait -> prove -> ready; cleaned up where any of that fails
-refresh  what is really there, whoever was killed: every command that reads deployments begins with it
+refresh  what is really there, whoever was killed: every command that reads deployments begins with it, `ps` with
+         `glance`, which is the same where nothing changed
 
 The names are imported when they are used: `ps` needs little of this and is to answer at once.
 """

@@ -60,9 +60,10 @@ def _refreshed(deployments: list[Deployment], store: Store) -> list[Deployment]:
 
 
 def glance(store: Store) -> list[Deployment] | None:
-    """What `refresh` returns where it has nothing to write down, in half the time; else None.
+    """What `refresh` returns where it has nothing to write down, in half the time.
 
-    What is in the list is a Glance: it is there to be shown.
+    None where it has, or where a record needs its own class to be read. What is in the list is a Glance: it is
+    there to be shown.
     """
     glances = store.glances()
     if glances is None:

@@ -3,7 +3,7 @@
 Identity lies in the container's labels (the deployment's id and the state folder), so that a container is
 found without any record. In the deployment's folder: `docker.json` (which engine, which container),
 `secret.yaml` where there is an API key, and, once the container is gone, the end of its log in `server.log`.
-What only makes a container is imported there: `ps` looks at them, and is to answer at once.
+What only makes a container is imported by the methods that make one: `ps` only looks, and is to answer at once.
 """
 
 from __future__ import annotations
