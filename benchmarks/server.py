@@ -35,8 +35,7 @@ CELLS = ((1, 1), (32, 1), (8, 8), (4, 32), (64, 1))
 CARD_CELLS = (*CELLS, (16, 64))  # a card is not full with 128 texts
 KINDS = ("torch", "onnx", "openvino")
 SLICES = 8
-HAND_SLICES = 4
-HAND_S = 3.0  # times as long as ours: it answers after seconds
+HAND_SLICES, HAND_LENGTH = 4, 3.0  # fewer, so many times as long as ours: it answers after seconds
 HAND_WARM_S = 4.0
 HEAD = (
     f"{'':24}{'clients':>8}{'texts':>6}{'texts/s':>9}{'P50 ms':>9}{'P99 ms':>9}{'cpu':>6}{'client':>8}"
@@ -184,7 +183,7 @@ class _Table:
     def _loaded(self, server: Server, bodies: Sequence[str], clients: int) -> Slice:
         seconds: float = self._given.seconds
         if server is self._hand and self._on_cpu:
-            return server_process.loaded(server, bodies, clients, HAND_S * seconds, HAND_WARM_S)
+            return server_process.loaded(server, bodies, clients, HAND_LENGTH * seconds, HAND_WARM_S)
         return server_process.loaded(server, bodies, clients, seconds)
 
 

@@ -119,9 +119,8 @@ def test_an_answer_with_a_length_over_one_connection(serve: Serve) -> None:
     assert server.connections == 1
 
 
-CLOCKS_APART_NS = (
-    1_000_000  # the kernel stamps by a clock that is set and slewed, the test reads one that is not
-)
+# The kernel stamps by a clock that is set and slewed, the test reads one that is not.
+CLOCKS_APART_NS = 1_000_000
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells the time of arrival on Linux")
