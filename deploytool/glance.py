@@ -7,6 +7,7 @@ Glance, and only where something has to be written down does it take the records
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from deploytool.identity import ProcessIdentity
@@ -86,22 +87,18 @@ class Listed:
         }
 
 
-class _Readiness:
-    def __init__(self, stored: dict[str, Any]) -> None:
-        self.__dict__.update(stored)
-
-
 class _Launch(Located):
     def __init__(self, stored: dict[str, Any]) -> None:
         self.__dict__.update(stored)
-        self.readiness = _Readiness(stored["readiness"])
+        self.readiness = SimpleNamespace(**stored["readiness"])
 
 
 class Glance(Listed):
-    """A stored deployment by attribute, unchecked, to be read and never to be stored."""
+    """A stored deployment by attribute, unchecked, to be read and never to be stored; `document` as it is stored."""
 
-    def __init__(self, stored: dict[str, Any]) -> None:
+    def __init__(self, document: str, stored: dict[str, Any]) -> None:
         self.__dict__.update(stored)
+        self.document = document
         for name in PROCESSES:
             if stored[name] is not None:
                 setattr(self, name, ProcessIdentity(**stored[name]))
@@ -122,6 +119,6 @@ def glance(document: str) -> Glance | None:
         )
         if not known or not whole or stored["state"] not in SETTLED:
             return None
-        return Glance(stored) if isinstance(readiness["probe_timeout_s"], int | float) else None
+        return Glance(document, stored) if isinstance(readiness["probe_timeout_s"], int | float) else None
     except (ValueError, TypeError, KeyError, AttributeError):
         return None

@@ -57,13 +57,11 @@ def show_ready(deployment: Deployment) -> None:
 
 def list_deployments(*, as_json: bool) -> None:
     """What `ps` prints."""
-    from deploytool.deployment import glance, refresh, strays
+    from deploytool.deployment import listed, strays
     from deploytool.store import Store
 
     with Store() as store:
-        deployments = glance(store)
-        if deployments is None:
-            deployments = refresh(store)
+        deployments = listed(store)
         if as_json:
             emit([deployment.public() for deployment in deployments])
         elif deployments:

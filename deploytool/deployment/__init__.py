@@ -2,7 +2,7 @@
 
 up       reserve name and port -> start -> wait -> prove -> ready; cleaned up where any of that fails
 refresh  what is really there, whoever was killed: every command that reads deployments begins with it, `ps` with
-         `glance`, which is the same where nothing changed
+         `listed`, which is the same for who only shows them
 
 The names are imported when they are used: `ps` needs little of this and is to answer at once.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from deploytool.deployment.keys import Key, given_key
     from deploytool.deployment.logs import log_lines
     from deploytool.deployment.measured import memory_now
-    from deploytool.deployment.refreshing import glance, refresh, refresh_one, strays
+    from deploytool.deployment.refreshing import listed, refresh, refresh_one, strays
     from deploytool.deployment.routing import replicas_of
     from deploytool.deployment.scaling import scale
 
@@ -27,7 +27,7 @@ __all__ = [
     "UpOptions",
     "down",
     "given_key",
-    "glance",
+    "listed",
     "log_lines",
     "memory_now",
     "refresh",
@@ -45,7 +45,7 @@ _MODULES = {
     "UpOptions": "bring_up",
     "down": "ending",
     "given_key": "keys",
-    "glance": "refreshing",
+    "listed": "refreshing",
     "log_lines": "logs",
     "memory_now": "measured",
     "refresh": "refreshing",
